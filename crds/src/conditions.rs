@@ -1,0 +1,47 @@
+//! The vocabulary of conditions and their reasons: one for all resources.
+
+/// Condition types. `Ready`, `Reconciling` and `Stalled` follow kstatus; the rest follow OpenShift's ClusterOperator.
+pub mod types {
+    /// Everything that the spec asks for is in place.
+    pub const READY: &str = "Ready";
+    /// The operator is at work on it. Absent or False when it is not.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Nothing will happen until somebody does what the message says.
+    pub const STALLED: &str = "Stalled";
+    /// Workloads can join and renew their identities.
+    pub const AVAILABLE: &str = "Available";
+    /// A change is being carried out.
+    pub const PROGRESSING: &str = "Progressing";
+    /// It works, but not as it should: the message says what and what to do.
+    pub const DEGRADED: &str = "Degraded";
+}
+
+/// Reasons, in CamelCase as Kubernetes wants them.
+pub mod reasons {
+    /// Nothing is left to do.
+    pub const RECONCILED: &str = "Reconciled";
+    /// First reconcile, or a new generation.
+    pub const PROGRESSING: &str = "Progressing";
+    /// The spec asks for what cannot be.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// Two Meshes claim one namespace.
+    pub const NAMESPACE_CONFLICT: &str = "NamespaceConflict";
+    /// The CA's keys are gone and no copy is left in memory.
+    pub const CA_STATE_LOST: &str = "CaStateLost";
+    /// The CA's Secret holds what cannot be read.
+    pub const CA_STATE_INVALID: &str = "CaStateInvalid";
+    /// Deletion is held: workloads are still in the mesh.
+    pub const WORKLOADS_PRESENT: &str = "WorkloadsPresent";
+    /// The Mesh is being deleted.
+    pub const DELETING: &str = "Deleting";
+    /// A call to the API server failed; it is tried again.
+    pub const API_ERROR: &str = "ApiError";
+    /// The API server refuses the operator something: RBAC is not as shipped.
+    pub const FORBIDDEN: &str = "Forbidden";
+    /// Pods that should be meshed carry no sidecar.
+    pub const PODS_WITHOUT_SIDECAR: &str = "PodsWithoutSidecar";
+    /// A namespace names a Mesh that does not exist.
+    pub const UNKNOWN_MESH: &str = "UnknownMesh";
+    /// The condition does not hold, and that is as it should be.
+    pub const AS_EXPECTED: &str = "AsExpected";
+}

@@ -1,0 +1,4 @@
+//! Configuration from the control plane: the check that every resource passes ([`apply`]) and (with the data plane) the stream
+//! and the state it fills.
+
+pub mod apply;

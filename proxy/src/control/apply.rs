@@ -1,0 +1,329 @@
+//! Turns encoded resources into checked domain types. The operator runs the same code on everything before it ships it, so a
+//! proxy never receives what it cannot load; the proxy runs it again, because it trusts nobody.
+
+use std::{net::IpAddr, sync::Arc};
+
+use prost::Message;
+
+use crate::{
+    identity::spiffe::{SpiffeError, SpiffeId, is_trust_domain},
+    proto::{self, ResourceType},
+};
+
+pub use crate::proto::{MtlsMode, Protocol};
+
+/// Largest encoded resource, in bytes: a Service with about 20,000 endpoints.
+pub const MAX_RESOURCE_BYTES: usize = 4 << 20;
+/// Most roots in a trust bundle.
+pub const MAX_ROOTS: usize = 16;
+
+/// Why a resource cannot be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Larger than [`MAX_RESOURCE_BYTES`].
+    #[error("resource of {0} bytes is too large: at most {MAX_RESOURCE_BYTES} bytes are allowed")]
+    TooLarge(usize),
+    /// No valid protobuf of its type.
+    #[error("resource cannot be decoded: {0}")]
+    Decode(String),
+    /// A type of a newer control plane; to be ignored.
+    #[error("resource type {0} is unknown to this version")]
+    UnknownType(i32),
+    /// A field holds what it must not.
+    #[error("field {field} holds {value:?}: {expected}")]
+    Field {
+        /// Path of the field in the message.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// A SPIFFE ID is malformed.
+    #[error(transparent)]
+    Spiffe(#[from] SpiffeError),
+}
+
+/// A checked resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// See [`Bundle`].
+    TrustBundle(Arc<Bundle>),
+    /// See [`InboundPolicy`].
+    InboundPolicy(Arc<InboundPolicy>),
+    /// See [`Address`].
+    Address(Arc<Address>),
+    /// See [`Service`].
+    Service(Arc<Service>),
+}
+
+/// Roots that a workload trusts; none means: trust nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// Trust domain of every identity accepted.
+    pub trust_domain: String,
+    /// Monotonic; a lower one never replaces a higher one.
+    pub sequence: u64,
+    /// X.509 certificates, DER.
+    pub roots: Vec<Vec<u8>>,
+}
+
+/// What a pod demands of those who call it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundPolicy {
+    /// Whether only mutual TLS is accepted.
+    pub strict: bool,
+    /// Declared protocols by port, ascending; others are detected.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
+/// What stands behind an IP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A cluster IP.
+    Service(ServiceKey),
+    /// A pod.
+    Workload(Workload),
+}
+
+/// Names a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pod addressed directly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub pod: String,
+    /// The identity to expect on the mesh port; none: it is spoken to in plain.
+    pub identity: Option<SpiffeId>,
+    /// Declared protocols by port, ascending.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
+/// A Service with its endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Name.
+    pub key: ServiceKey,
+    /// Its ports, ascending by number.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service and who serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Number on the Service.
+    pub port: u16,
+    /// Its name, possibly empty.
+    pub name: String,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// Endpoints that offer it.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A pod (or address) that serves a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address of the pod.
+    pub ip: IpAddr,
+    /// Port of the application.
+    pub port: u16,
+    /// The identity to expect on the mesh port; none: it is spoken to in plain.
+    pub identity: Option<SpiffeId>,
+    /// Pod name, possibly empty.
+    pub pod: String,
+    /// Topology zone, possibly empty.
+    pub zone: String,
+    /// Finishes what it has and is given nothing new.
+    pub draining: bool,
+}
+
+/// Checks one resource of the stream.
+///
+/// # Errors
+/// Says which field holds what, and what it should hold.
+pub fn check(kind: i32, body: &[u8]) -> Result<Checked, ApplyError> {
+    if body.len() > MAX_RESOURCE_BYTES {
+        return Err(ApplyError::TooLarge(body.len()));
+    }
+    match ResourceType::try_from(kind) {
+        Ok(ResourceType::TrustBundle) => Ok(Checked::TrustBundle(Arc::new(bundle(decode(body)?)?))),
+        Ok(ResourceType::InboundPolicy) => Ok(Checked::InboundPolicy(Arc::new(inbound_policy(&decode(body)?)?))),
+        Ok(ResourceType::Address) => Ok(Checked::Address(Arc::new(address(decode(body)?)?))),
+        Ok(ResourceType::Service) => Ok(Checked::Service(Arc::new(service(decode(body)?)?))),
+        Ok(ResourceType::Unspecified) | Err(_) => Err(ApplyError::UnknownType(kind)),
+    }
+}
+
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, ApplyError> {
+    M::decode(body).map_err(|e| ApplyError::Decode(e.to_string()))
+}
+
+/// Checks a trust bundle, as it also comes with a leaf.
+///
+/// # Errors
+/// When the trust domain is invalid or there are more than [`MAX_ROOTS`] roots.
+pub fn bundle(b: proto::TrustBundle) -> Result<Bundle, ApplyError> {
+    if !is_trust_domain(&b.trust_domain) {
+        return Err(SpiffeError::TrustDomain(b.trust_domain).into());
+    }
+    if b.roots_der.len() > MAX_ROOTS {
+        let value = b.roots_der.len().to_string();
+        return Err(ApplyError::Field { field: "roots_der", value, expected: "at most 16 certificates" });
+    }
+    Ok(Bundle { trust_domain: b.trust_domain, sequence: b.sequence, roots: b.roots_der })
+}
+
+fn inbound_policy(p: &proto::InboundPolicy) -> Result<InboundPolicy, ApplyError> {
+    let strict = match p.mtls_mode() {
+        MtlsMode::Permissive => false,
+        MtlsMode::Strict => true,
+        MtlsMode::Unspecified => {
+            return Err(ApplyError::Field {
+                field: "mtls_mode",
+                value: p.mtls_mode.to_string(),
+                expected: "PERMISSIVE or STRICT",
+            });
+        }
+    };
+    Ok(InboundPolicy { strict, ports: port_protocols(&p.ports)? })
+}
+
+fn address(a: proto::Address) -> Result<Address, ApplyError> {
+    match a.target {
+        Some(proto::address::Target::Service(s)) => {
+            Ok(Address::Service(ServiceKey { namespace: s.namespace, name: s.name }))
+        }
+        Some(proto::address::Target::Workload(w)) => Ok(Address::Workload(Workload {
+            ports: port_protocols(&w.ports)?,
+            identity: identity(&w.spiffe_id)?,
+            namespace: w.namespace,
+            pod: w.pod,
+        })),
+        None => Err(ApplyError::Field { field: "target", value: String::new(), expected: "a service or a workload" }),
+    }
+}
+
+fn service(s: proto::Service) -> Result<Service, ApplyError> {
+    let mut ports = s
+        .ports
+        .iter()
+        .map(|p| {
+            Ok(ServicePort {
+                port: port("ports.port", p.port)?,
+                name: p.name.clone(),
+                protocol: p.protocol(),
+                endpoints: Vec::new(),
+            })
+        })
+        .collect::<Result<Vec<_>, ApplyError>>()?;
+    for group in s.groups {
+        if group.target_ports.len() != ports.len() {
+            let value = group.target_ports.len().to_string();
+            return Err(ApplyError::Field { field: "groups.target_ports", value, expected: "one for each port" });
+        }
+        for e in group.endpoints {
+            let ip: IpAddr = e.ip.parse().map_err(|_| ApplyError::Field {
+                field: "endpoints.ip",
+                value: e.ip.clone(),
+                expected: "an IP address",
+            })?;
+            let identity = identity(&e.spiffe_id)?;
+            for (into, target) in ports.iter_mut().zip(&group.target_ports) {
+                if *target != 0 {
+                    into.endpoints.push(Endpoint {
+                        ip,
+                        port: port("groups.target_ports", *target)?,
+                        identity: identity.clone(),
+                        pod: e.pod.clone(),
+                        zone: e.zone.clone(),
+                        draining: e.draining,
+                    });
+                }
+            }
+        }
+    }
+    ports.sort_by_key(|p| p.port);
+    Ok(Service { key: ServiceKey { namespace: s.namespace, name: s.name }, ports })
+}
+
+fn identity(uri: &str) -> Result<Option<SpiffeId>, ApplyError> {
+    if uri.is_empty() { Ok(None) } else { Ok(Some(uri.parse()?)) }
+}
+
+fn port(field: &'static str, n: u32) -> Result<u16, ApplyError> {
+    u16::try_from(n).ok().filter(|p| *p != 0).ok_or_else(|| ApplyError::Field {
+        field,
+        value: n.to_string(),
+        expected: "a port, 1 to 65535",
+    })
+}
+
+fn port_protocols(list: &[proto::PortProtocol]) -> Result<Vec<(u16, Protocol)>, ApplyError> {
+    let mut out =
+        list.iter().map(|p| Ok((port("ports.port", p.port)?, p.protocol()))).collect::<Result<Vec<_>, ApplyError>>()?;
+    out.sort_by_key(|(p, _)| *p);
+    out.dedup_by_key(|(p, _)| *p);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(m: &impl Message) -> Vec<u8> {
+        m.encode_to_vec()
+    }
+
+    #[test]
+    fn endpoints_are_spread_over_ports_they_offer() {
+        let s = proto::Service {
+            namespace: "n".into(),
+            name: "s".into(),
+            ports: vec![
+                proto::ServicePort { port: 81, name: "b".into(), protocol: Protocol::Tcp.into() },
+                proto::ServicePort { port: 80, name: "a".into(), protocol: Protocol::Http1.into() },
+            ],
+            groups: vec![proto::EndpointGroup {
+                target_ports: vec![0, 8080],
+                endpoints: vec![proto::Endpoint { ip: "10.0.0.1".into(), ..Default::default() }],
+            }],
+        };
+        let Checked::Service(s) = check(ResourceType::Service.into(), &encoded(&s)).unwrap() else { panic!("type") };
+        assert_eq!(s.ports[0].port, 80);
+        assert_eq!(s.ports[0].endpoints[0].port, 8080);
+        assert!(s.ports[1].endpoints.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let unspecified = proto::InboundPolicy::default();
+        assert!(check(ResourceType::InboundPolicy.into(), &encoded(&unspecified)).is_err());
+        assert_eq!(check(99, &[]), Err(ApplyError::UnknownType(99)));
+        let huge = vec![0; MAX_RESOURCE_BYTES + 1];
+        assert_eq!(check(1, &huge), Err(ApplyError::TooLarge(huge.len())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_panic(kind in -1..9, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = check(kind, &body);
+        }
+    }
+}
