@@ -2,3 +2,5 @@
 //! and the state it fills.
 
 pub mod apply;
+#[cfg(feature = "data-plane")]
+pub mod state;
