@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 /// What a mesh is to be.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[kube(
     group = "bowline.dev",
     version = "v1alpha1",
@@ -45,6 +45,18 @@ pub struct MeshSpec {
     /// Whether plaintext is accepted.
     #[serde(default)]
     pub mtls: Mtls,
+}
+
+impl Default for MeshSpec {
+    fn default() -> Self {
+        Self {
+            trust_domain: defaults::trust_domain(),
+            certificates: Certificates::default(),
+            proxy: Proxy::default(),
+            injection: Injection::default(),
+            mtls: Mtls::default(),
+        }
+    }
 }
 
 /// Life spans of certificates, as Go durations (`24h`, `8760h`). A leaf never outlives its issuer, an issuer never its root.

@@ -1,0 +1,124 @@
+//! Every replica's memory of all Meshes' CA state: the last good one, kept fresh by a watch on the Secret.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::Secret;
+use tokio::sync::watch;
+
+use super::{
+    sign::MeshCa,
+    state::{CaState, StateError},
+};
+
+/// One Mesh's CA.
+#[derive(Clone)]
+struct Entry {
+    state: Arc<CaState>,
+    ca: Arc<MeshCa>,
+}
+
+/// What the Secret holds for a Mesh as of the last event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// A good state.
+    Good,
+    /// Nothing.
+    Missing,
+    /// Something that cannot be used.
+    Bad(StateError),
+}
+
+/// CA state of all Meshes.
+#[derive(Clone)]
+pub struct Authorities {
+    entries: Arc<ArcSwap<BTreeMap<String, Entry>>>,
+    held: Arc<ArcSwap<BTreeMap<String, Held>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Authorities {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { entries: Arc::default(), held: Arc::default(), changes: watch::channel(0).0 }
+    }
+
+    /// The CA of a Mesh: the last good state, even when the Secret was damaged since.
+    #[must_use]
+    pub fn mesh(&self, name: &str) -> Option<Arc<MeshCa>> {
+        self.entries.load().get(name).map(|e| Arc::clone(&e.ca))
+    }
+
+    /// The whole state of a Mesh's CA, keys included.
+    #[must_use]
+    pub fn state(&self, name: &str) -> Option<Arc<CaState>> {
+        self.entries.load().get(name).map(|e| Arc::clone(&e.state))
+    }
+
+    /// What the Secret holds for a Mesh.
+    #[must_use]
+    pub fn held(&self, name: &str) -> Held {
+        self.held.load().get(name).cloned().unwrap_or(Held::Missing)
+    }
+
+    /// Names of the Meshes whose state is known.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.entries.load().keys().cloned().collect()
+    }
+
+    /// Changes whenever the Secret does.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes over what the Secret holds now; `None`: it is gone. What is missing or damaged stays as it was.
+    pub fn observe(&self, secret: Option<&Secret>) {
+        let mut entries = BTreeMap::clone(&self.entries.load());
+        let mut held = BTreeMap::new();
+        for (key, value) in secret.and_then(|s| s.data.as_ref()).into_iter().flatten() {
+            let Some(mesh) = key.strip_suffix(".json") else { continue };
+            let judged = match Self::entry(mesh, &value.0, entries.get(mesh)) {
+                Ok(entry) => {
+                    entries.insert(mesh.to_owned(), entry);
+                    Held::Good
+                }
+                Err(error) => {
+                    tracing::error!(mesh, %error, "the CA's state cannot be used, the last good one stays in force");
+                    Held::Bad(error)
+                }
+            };
+            held.insert(mesh.to_owned(), judged);
+        }
+        self.entries.store(Arc::new(entries));
+        self.held.store(Arc::new(held));
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets a Mesh that is gone.
+    pub fn forget(&self, mesh: &str) {
+        self.entries.rcu(|old| {
+            let mut entries = BTreeMap::clone(old);
+            entries.remove(mesh);
+            entries
+        });
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn entry(mesh: &str, bytes: &[u8], known: Option<&Entry>) -> Result<Entry, StateError> {
+        let state = CaState::parse(mesh, bytes)?;
+        if let Some(known) = known.filter(|k| *k.state == state) {
+            return Ok(known.clone());
+        }
+        let ca = Arc::new(MeshCa::new(&state)?);
+        Ok(Entry { state: Arc::new(state), ca })
+    }
+}

@@ -1,0 +1,146 @@
+//! Watch → store: what every replica keeps in memory of the cluster.
+
+use std::{fmt::Debug, future::Future, hash::Hash, pin::pin, sync::Arc};
+
+use futures_util::StreamExt;
+use k8s_openapi::{api::core::v1::Pod, serde::de::DeserializeOwned};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use tokio::sync::watch;
+
+use crate::{admin::Gate, context::TaskResult};
+
+/// Objects of one kind as of the last event seen.
+pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
+    store: Store<K>,
+    changes: watch::Receiver<u64>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), changes: self.changes.clone() }
+    }
+}
+
+impl<K> Cache<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// An empty cache and the task that fills it for as long as it is polled. `trim` takes from every object what nobody reads;
+    /// `gate` opens when the first list is complete.
+    pub fn new(
+        api: Api<K>,
+        config: watcher::Config,
+        trim: fn(&mut K),
+        gate: Gate,
+    ) -> (Self, impl Future<Output = TaskResult> + Send) {
+        let (store, writer) = reflector::store();
+        let (bump, changes) = watch::channel(0_u64);
+        let fill = async move {
+            let events = watcher(api, config).default_backoff().modify(trim).reflect(writer);
+            let mut events = pin!(events);
+            let mut listing = true;
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::InitDone) => {
+                        listing = false;
+                        gate.set(true);
+                        bump.send_modify(|n| *n += 1);
+                    }
+                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => listing = true,
+                    Ok(_) if listing => {}
+                    Ok(_) => bump.send_modify(|n| *n += 1),
+                    // Watches end and begin again all the time; only what lasts is worth a line, and the back-off spaces them.
+                    Err(error) => {
+                        tracing::warn!(kind = %<K as Resource>::kind(&()), %error, "watch failed, it is tried again")
+                    }
+                }
+            }
+            Ok(())
+        };
+        (Self { store, changes }, fill)
+    }
+
+    /// A cache with fixed content, for tests.
+    #[must_use]
+    pub fn of(objects: impl IntoIterator<Item = K>) -> Self {
+        let (store, mut writer) = reflector::store();
+        writer.apply_watcher_event(&watcher::Event::Init);
+        for object in objects {
+            writer.apply_watcher_event(&watcher::Event::InitApply(object));
+        }
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        Self { store, changes: watch::channel(1).1 }
+    }
+
+    /// The object of a cluster-scoped kind.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<K>>
+    where
+        K: Eq + Hash + Clone,
+    {
+        self.store.get(&ObjectRef::new(name))
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
+    /// Every object, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+
+    /// Changes with every event, and once when the first list is complete.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The store behind it.
+    #[must_use]
+    pub fn store(&self) -> &Store<K> {
+        &self.store
+    }
+
+    /// Ends when the first list is complete.
+    pub async fn synced(&self) {
+        let mut changes = self.changes.clone();
+        // An error means that the filling task is gone; then so is the process.
+        let _ = changes.wait_for(|n| *n > 0).await;
+    }
+}
+
+/// Takes from any object what nobody here reads.
+pub fn trim_meta<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+}
+
+/// Takes from a pod what nobody here reads: managed fields, volumes, and of its containers environment, mounts, command and
+/// probes.
+pub fn trim_pod(pod: &mut Pod) {
+    trim_meta(pod);
+    pod.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+    let Some(spec) = pod.spec.as_mut() else { return };
+    spec.volumes = None;
+    spec.affinity = None;
+    spec.tolerations = None;
+    for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        c.env = None;
+        c.env_from = None;
+        c.volume_mounts = None;
+        c.command = None;
+        c.args = None;
+        c.liveness_probe = None;
+        c.readiness_probe = None;
+        c.startup_probe = None;
+        c.lifecycle = None;
+        c.resources = None;
+        c.security_context = None;
+    }
+}
