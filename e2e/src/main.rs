@@ -1,2 +1,91 @@
-//! Bowline.
-fn main() {}
+//! `cargo e2e`: wiring of the command line, nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use e2e::cluster::init::Node;
+use e2e::env::Env;
+use e2e::images::product::Profile;
+use e2e::{cluster, images, install};
+
+/// A throw-away Kubernetes on this machine, and everything that is done with it.
+///
+/// With KUBECONFIG set, the commands use that cluster instead.
+#[derive(Parser)]
+#[command(name = "cargo e2e", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the cluster up; the first time this builds Kubernetes, which takes a quarter of an hour.
+    Up {
+        /// At least so many nodes; more are added to a running cluster.
+        #[arg(long)]
+        nodes: Option<u8>,
+    },
+    /// Take the cluster down and leave nothing behind.
+    Down,
+    /// Run kubectl as the cluster's administrator: `cargo e2e kubectl -- get pods -A`.
+    Kubectl {
+        /// Arguments of kubectl.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Load image archives on all nodes.
+    Load {
+        /// Docker archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Build the images of operator, proxy and test application, and load them on all nodes.
+    Images {
+        /// Optimise as for a release, which takes longer.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Install the operator with `kubectl apply -k config/default`.
+    Install,
+    /// PID 1 of a node; started by `up`.
+    #[command(hide = true)]
+    NodeInit {
+        #[arg(long)]
+        number: u8,
+        #[arg(long)]
+        state: PathBuf,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    if let Command::NodeInit { number, state } = args.command {
+        cluster::init::run(&Node { number, state })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(args.command, &Env::from_process()?))
+}
+
+async fn run(command: Command, env: &Env) -> Result<ExitCode> {
+    match command {
+        Command::Up { nodes } => cluster::up(env, nodes).await?,
+        Command::Down => cluster::down(env).await?,
+        Command::Kubectl { args } => {
+            let code = cluster::kubectl_command(env)?.args(args).interactive().await?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+        }
+        Command::Load { archives } => images::load::on_all_nodes(env, &archives).await?,
+        Command::Images { release } => {
+            let profile = if release { Profile::Release } else { Profile::Image };
+            let archives = images::product::build(env, profile).await?;
+            images::load::on_all_nodes(env, &archives).await?;
+        }
+        Command::Install => install::install(env).await?,
+        Command::NodeInit { .. } => unreachable!("handled before the runtime starts"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,208 @@
+//! The throw-away cluster: a real Kubernetes in namespaces of this machine, without an uplink.
+//!
+//! `up` observes what is there, decides, and acts; `down` removes it all. State is below [`Env::state`].
+
+pub mod cgroups;
+pub mod health;
+pub mod init;
+pub mod network;
+pub mod node_files;
+pub mod pki;
+pub mod reach;
+pub mod start_node;
+pub mod state;
+pub mod take_down;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::pki::Pki;
+use self::state::Record;
+use crate::env::Env;
+use crate::images::{self, load};
+use crate::lock::Lock;
+use crate::prereq;
+use crate::programs::Programs;
+use crate::progress::{say, step};
+use crate::shell::{Cmd, which};
+
+/// What was found of a cluster.
+#[derive(Debug, PartialEq, Eq)]
+enum Observed {
+    Nothing,
+    Healthy { nodes: u8 },
+    Broken(String),
+}
+
+/// What `up` does about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Keep,
+    /// Start nodes from the first number to the second.
+    Start(u8, u8),
+    Rebuild(String, u8),
+}
+
+fn decide(observed: Observed, wanted: Option<u8>) -> Plan {
+    match (observed, wanted) {
+        (Observed::Nothing, wanted) => Plan::Start(1, wanted.unwrap_or(1)),
+        (Observed::Healthy { nodes }, Some(wanted)) if wanted > nodes => Plan::Start(nodes + 1, wanted),
+        (Observed::Healthy { .. }, _) => Plan::Keep,
+        (Observed::Broken(why), wanted) => Plan::Rebuild(why, wanted.unwrap_or(1)),
+    }
+}
+
+/// Brings a cluster of at least `wanted` nodes up (default: what runs, else one).
+///
+/// # Errors
+/// Names the step that failed and, where a person can help, what to do.
+pub async fn up(env: &Env, wanted: Option<u8>) -> Result<()> {
+    if let Some(kubeconfig) = &env.kubeconfig {
+        say(format_args!("using the cluster of KUBECONFIG={}: nothing to bring up", kubeconfig.display()));
+        return Ok(());
+    }
+    let wanted_max = wanted.unwrap_or(1);
+    ensure!((1..=network::MAX_NODES).contains(&wanted_max), "--nodes is 1 to {}", network::MAX_NODES);
+    prereq::for_cluster().await?;
+    let programs = Programs::build(env).await?;
+    let _lock = lock(env).await?;
+    let observed = observe(env, &programs).await?;
+    let running = if let Observed::Healthy { nodes } = observed { nodes } else { 0 };
+    let (first, last) = match decide(observed, wanted) {
+        Plan::Keep => {
+            say(format_args!("the cluster is up already: {running} node{} ready", if running == 1 { "" } else { "s" }));
+            return Ok(());
+        }
+        Plan::Start(first, last) => (first, last),
+        Plan::Rebuild(why, nodes) => {
+            say(format_args!("{why}: starting afresh"));
+            step("removing what is left of the old cluster", take_down::take_down(env)).await?;
+            (1, nodes)
+        }
+    };
+    let base = images::base(env, &programs).await?;
+    step(&format!("starting {} node(s)", last + 1 - first), start(env, &programs, first, last)).await?;
+    step("loading images", async {
+        for number in first..=last {
+            load::on_new_node(env, &programs, number, &base).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let client = step("waiting for the API server", health::wait_api(env)).await?;
+    step("waiting for the nodes", health::wait_nodes(&client, last)).await?;
+    let coredns = env.inputs().join("coredns.yaml");
+    kubectl_command(env)?.args(["apply", "-f"]).args([coredns]).output().await?;
+    step("waiting for CoreDNS", health::wait_dns(&client)).await?;
+    say(format_args!("the cluster is up: {last} node{} ready", if last == 1 { "" } else { "s" }));
+    Ok(())
+}
+
+/// Takes the cluster down.
+///
+/// # Errors
+/// Names what would not go.
+pub async fn down(env: &Env) -> Result<()> {
+    if let Some(kubeconfig) = &env.kubeconfig {
+        bail!("KUBECONFIG={} is a cluster of yours: take it down yourself, or unset KUBECONFIG", kubeconfig.display());
+    }
+    let _lock = lock(env).await?;
+    if !take_down::anything(env) {
+        say("there is no cluster");
+        return Ok(());
+    }
+    step("taking the cluster down", take_down::take_down(env)).await?;
+    say("the cluster is gone");
+    Ok(())
+}
+
+async fn lock(env: &Env) -> Result<Lock> {
+    Lock::take(&env.cache.join(format!("{}.lock", env.instance)), "bringing this cluster up or down").await
+}
+
+async fn observe(env: &Env, programs: &Programs) -> Result<Observed> {
+    let Some(record) = Record::read(env)? else {
+        return Ok(match take_down::anything(env) {
+            false => Observed::Nothing,
+            true => Observed::Broken("found left-overs of a cluster".into()),
+        });
+    };
+    if record.nodes.is_empty() {
+        return Ok(Observed::Broken("an earlier start was interrupted".into()));
+    }
+    if let Some(dead) = record.nodes.iter().find(|node| !node.init.alive()) {
+        return Ok(Observed::Broken(format!("node {} has died", dead.number)));
+    }
+    if record.programs != programs.dirs() {
+        return Ok(Observed::Broken("the running cluster is made of other programs than this checkout's".into()));
+    }
+    let nodes = u8::try_from(record.nodes.len())?;
+    Ok(match step("checking the running cluster", health::check(env, nodes)).await {
+        Ok(()) => Observed::Healthy { nodes },
+        Err(e) => Observed::Broken(format!("the running cluster is not healthy ({e:#})")),
+    })
+}
+
+/// Starts nodes `first` to `last`; with the first node everything that the cluster shares.
+async fn start(env: &Env, programs: &Programs, first: u8, last: u8) -> Result<()> {
+    let (pki, mut record) = if first == 1 {
+        let shared = create_shared(env, programs).await;
+        shared.with_context(|| format!("cannot make the cluster's state in {}", env.state.display()))?
+    } else {
+        let record = Record::read(env)?.context("the cluster went away meanwhile: try again")?;
+        (Pki::open(&env.state)?, record)
+    };
+    for number in first..=last {
+        start_node::start(env, programs, &pki, &mut record, number).await?;
+    }
+    Ok(())
+}
+
+async fn create_shared(env: &Env, programs: &Programs) -> Result<(Pki, Record)> {
+    std::fs::create_dir_all(&env.state)?;
+    let missing: Vec<_> = init::PRIVATE.iter().map(Path::new).filter(|dir| !dir.exists()).collect();
+    let record = Record {
+        programs: programs.dirs().to_vec(),
+        made: missing.iter().map(Into::into).collect(),
+        netns_mount: !network::netns_is_mount(),
+        nodes: vec![],
+    };
+    // Before anything else is made: a crash from here on is noticed and cleaned up.
+    record.write(env)?;
+    missing.iter().try_for_each(std::fs::create_dir_all)?;
+    let pki = Pki::create(&env.state)?;
+    network::create_bridge(env).await?;
+    Ok((pki, record))
+}
+
+/// `kubectl` with the administrator's rights, wherever the cluster is.
+///
+/// # Errors
+/// When there is no cluster or no kubectl.
+pub fn kubectl_command(env: &Env) -> Result<Cmd> {
+    if let Some(kubeconfig) = &env.kubeconfig {
+        let kubectl = which("kubectl").context("KUBECONFIG is set but there is no kubectl in PATH")?;
+        return Ok(Cmd::new(kubectl).env("KUBECONFIG", kubeconfig));
+    }
+    let namespace = network::node_ns_path(env, 1);
+    ensure!(namespace.exists(), "there is no cluster: start one with `cargo e2e up`");
+    let kubectl = Programs::locate(env)?.path("kubectl")?;
+    let args = [format!("--net={}", namespace.display()), "--".into(), kubectl.to_string_lossy().into_owned()];
+    Ok(Cmd::new("nsenter").args(args).env("KUBECONFIG", env.state.join("pki/admin.kubeconfig")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decides_what_up_does() {
+        assert_eq!(decide(Observed::Nothing, None), Plan::Start(1, 1));
+        assert_eq!(decide(Observed::Nothing, Some(3)), Plan::Start(1, 3));
+        assert_eq!(decide(Observed::Healthy { nodes: 2 }, None), Plan::Keep);
+        assert_eq!(decide(Observed::Healthy { nodes: 2 }, Some(1)), Plan::Keep);
+        assert_eq!(decide(Observed::Healthy { nodes: 1 }, Some(2)), Plan::Start(2, 2));
+        assert_eq!(decide(Observed::Broken("x".into()), None), Plan::Rebuild("x".into(), 1));
+    }
+}

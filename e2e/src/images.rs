@@ -1,0 +1,123 @@
+//! Container images, built from Containerfiles without a registry and kept as docker archives below `target/e2e/images`.
+//!
+//! An image whose inputs did not change is not built again.
+
+pub mod load;
+pub mod product;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use sha2::{Digest, Sha256};
+
+use crate::env::Env;
+use crate::programs::Programs;
+use crate::progress::step;
+use crate::shell::{Cmd, run, which};
+
+/// An image to build.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its full name, with tag.
+    pub name: String,
+    /// The directory of its Containerfile.
+    pub containerfile: PathBuf,
+    /// Files for the build context, and their names there.
+    pub files: Vec<(PathBuf, &'static str)>,
+}
+
+impl Image {
+    /// Where its archive is.
+    #[must_use]
+    pub fn archive(&self, env: &Env) -> PathBuf {
+        let short = self.name.rsplit('/').next().unwrap_or(&self.name).replace(':', "-");
+        env.out.join("images").join(short).with_extension("tar")
+    }
+
+    /// Builds the archive, unless it is there with the same inputs.
+    ///
+    /// # Errors
+    /// When buildah fails or an input is missing.
+    pub async fn build(&self, env: &Env) -> Result<PathBuf> {
+        let archive = self.archive(env);
+        let digest = self.digest()?;
+        let stamp = archive.with_extension("inputs");
+        if archive.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == digest) {
+            return Ok(archive);
+        }
+        let work = archive.with_extension(format!("work-{}", std::process::id()));
+        let built = step(&format!("building image {}", self.name), self.build_in(&work, &archive)).await;
+        let _ = std::fs::remove_dir_all(&work);
+        built?;
+        std::fs::write(&stamp, digest)?;
+        Ok(archive)
+    }
+
+    async fn build_in(&self, work: &Path, archive: &Path) -> Result<()> {
+        let context = work.join("context");
+        std::fs::create_dir_all(&context).with_context(|| format!("cannot make {}", context.display()))?;
+        for (from, name) in &self.files {
+            std::fs::copy(from, context.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        // A store of its own: nothing stays behind on the machine, and no two builds meet.
+        let buildah = || {
+            let store = ["--storage-driver", "vfs", "--root"].map(Into::into);
+            let places = [work.join("root"), "--runroot".into(), work.join("run")];
+            Cmd::new("buildah").args(store.into_iter().chain(places.map(PathBuf::into_os_string)))
+        };
+        let file = self.containerfile.join("Containerfile");
+        buildah()
+            .args(["bud", "--isolation", "chroot", "--timestamp", "0", "--tag", &self.name, "--file"])
+            .args([&file, &context])
+            .output()
+            .await?;
+        let fresh = work.join("image.tar");
+        buildah()
+            .args(["push", &self.name, &format!("docker-archive:{}:{}", fresh.display(), self.name)])
+            .output()
+            .await?;
+        std::fs::rename(&fresh, archive).with_context(|| format!("cannot write {}", archive.display()))
+    }
+
+    fn digest(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let containerfile = self.containerfile.join("Containerfile");
+        for path in std::iter::once(&containerfile).chain(self.files.iter().map(|(path, _)| path)) {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            hash.update(Sha256::digest(bytes));
+        }
+        hash.update(&self.name);
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    }
+}
+
+/// Builds what every cluster needs: pause, CoreDNS and busybox. Returns their archives.
+///
+/// # Errors
+/// When a compiler, buildah or an input is missing.
+pub async fn base(env: &Env, programs: &Programs) -> Result<Vec<PathBuf>> {
+    let source = |name: &str| env.root.join("e2e/images").join(name);
+    let image = |name: &str, files| Image { name: format!("localhost/{name}:1"), containerfile: source(name), files };
+    let images = [
+        image("pause", vec![(pause(env, &source("pause/pause.c")).await?, "pause")]),
+        image("coredns", vec![(programs.path("coredns")?, "coredns")]),
+        image("busybox", vec![(which("busybox").context("busybox-static is not installed")?, "busybox")]),
+    ];
+    let mut archives = vec![];
+    for image in &images {
+        archives.push(image.build(env).await?);
+    }
+    Ok(archives)
+}
+
+/// Compiles the program that holds a pod's namespaces.
+async fn pause(env: &Env, source: &Path) -> Result<PathBuf> {
+    let program = env.out.join("images/pause");
+    std::fs::create_dir_all(env.out.join("images"))?;
+    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    if age(&program) <= age(source) {
+        let (program, source) = (program.to_string_lossy(), source.to_string_lossy());
+        run("cc", &["-Os", "-static", "-s", "-o", &program, &source]).await?;
+    }
+    Ok(program)
+}

@@ -1,0 +1,130 @@
+//! Brings image archives to the nodes, each only when the node has not got that very image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::cluster::node_files::{containerd_socket, dir, images_ready};
+use crate::cluster::state::{Record, write_atomically};
+use crate::env::Env;
+use crate::programs::Programs;
+use crate::progress::{say, step};
+use crate::shell::{Cmd, run};
+
+/// What a node was given: image name to the archive and the digest of the image's configuration, which covers its content.
+type Loaded = BTreeMap<String, Given>;
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
+struct Given {
+    config: String,
+    archive: PathBuf,
+}
+
+/// An entry of a docker archive's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+}
+
+/// Loads `archives` on all nodes of the running cluster.
+///
+/// # Errors
+/// When there is no cluster, or an archive is none.
+pub async fn on_all_nodes(env: &Env, archives: &[PathBuf]) -> Result<()> {
+    if let Some(kubeconfig) = &env.kubeconfig {
+        let files: Vec<_> = archives.iter().map(|a| a.display().to_string()).collect();
+        bail!(
+            "KUBECONFIG={} is a cluster of yours; bring the images to its nodes yourself, such as\n  \
+             kind load image-archive {files}\n  k3d image import {files}",
+            kubeconfig.display(),
+            files = files.join(" ")
+        );
+    }
+    let record = Record::read(env)?.context("there is no cluster: start one with `cargo e2e up`")?;
+    let programs = Programs::locate(env)?;
+    for node in &record.nodes {
+        for archive in archives {
+            on_node(env, &programs, node.number, archive).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads `base`, and what the first node was given since, on a node that is starting; then lets its kubelet start.
+///
+/// # Errors
+/// When containerd does not start or an image cannot be loaded.
+pub async fn on_new_node(env: &Env, programs: &Programs, number: u8, base: &[PathBuf]) -> Result<()> {
+    await_containerd(env, number).await?;
+    for archive in base {
+        on_node(env, programs, number, archive).await?;
+    }
+    for given in read(env, 1).into_values().filter(|given| number != 1 && given.archive.is_file()) {
+        on_node(env, programs, number, &given.archive).await?;
+    }
+    let ready = images_ready(&env.state, number);
+    std::fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))
+}
+
+async fn await_containerd(env: &Env, number: u8) -> Result<()> {
+    let socket = containerd_socket(&env.state, number);
+    for _ in 0..600 {
+        if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = dir(&env.state, number).join("log/containerd.log");
+    let log = std::fs::read_to_string(&log).unwrap_or_default();
+    let tail: Vec<_> = log.lines().rev().take(5).collect();
+    bail!(
+        "containerd of node {number} does not start; it said last:\n{}",
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    )
+}
+
+async fn on_node(env: &Env, programs: &Programs, number: u8, archive: &Path) -> Result<()> {
+    let archive = archive.canonicalize().with_context(|| format!("no image archive {}", archive.display()))?;
+    let names = names(&archive).await?;
+    let mut loaded = read(env, number);
+    if names.iter().all(|(name, given)| loaded.get(name) == Some(given)) {
+        return Ok(());
+    }
+    let ctr = programs.path("ctr")?;
+    let import = Cmd::new(&ctr)
+        .args(["--address".as_ref(), containerd_socket(&env.state, number).as_os_str()])
+        .args(["--namespace", "k8s.io", "images", "import"])
+        .args([&archive]);
+    let list = names.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    step(&format!("loading {list} on node{number}"), import.output()).await?;
+    say(format_args!("node{number} has {list}"));
+    loaded.extend(names);
+    write_atomically(&file(env, number), &serde_json::to_vec_pretty(&loaded)?)
+}
+
+/// The images in an archive.
+async fn names(archive: &Path) -> Result<Loaded> {
+    let path = archive.to_string_lossy();
+    let advice = || format!("{path} is not a docker archive (buildah push … docker-archive:FILE:NAME makes one)");
+    let manifest = run("tar", &["-xOf", &path, "manifest.json"]).await.with_context(advice)?;
+    let entries: Vec<Entry> = serde_json::from_str(&manifest).with_context(advice)?;
+    let names = entries.into_iter().flat_map(|entry| {
+        let given = Given { config: entry.config, archive: archive.into() };
+        entry.repo_tags.unwrap_or_default().into_iter().map(move |name| (name, given.clone()))
+    });
+    Ok(names.collect())
+}
+
+fn file(env: &Env, number: u8) -> PathBuf {
+    dir(&env.state, number).join("images.json")
+}
+
+/// What cannot be read is loaded again.
+fn read(env: &Env, number: u8) -> Loaded {
+    std::fs::read(file(env, number)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}

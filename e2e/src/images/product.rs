@@ -1,0 +1,99 @@
+//! The product's images and the test application's: static binaries, each alone in a scratch image.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::Image;
+use crate::env::{Env, VERSION};
+use crate::progress::step_with;
+use crate::shell::Cmd;
+
+/// How the binaries are optimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Optimised, but linked in minutes rather than a quarter of an hour: for tests.
+    Image,
+    /// As released.
+    Release,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// A binary and the image that it goes into.
+const BINARIES: [(&str, &str, &str, &str); 3] = [
+    // (package, binary, image, directory of the Containerfile)
+    ("bowline-operator", "bowline-operator", "bowline-operator", "operator"),
+    ("bowline-proxy", "bowline-proxy", "bowline-proxy", "proxy"),
+    ("e2e", "test-app", "bowline-test-app", "e2e/images/test-app"),
+];
+
+/// The name of one of our images at this version.
+#[must_use]
+pub fn image_name(short: &str) -> String {
+    format!("localhost/{short}:{VERSION}")
+}
+
+/// Builds binaries and images; returns the archives.
+///
+/// # Errors
+/// When the compiler or buildah fails.
+pub async fn build(env: &Env, profile: Profile) -> Result<Vec<PathBuf>> {
+    let binaries = compile(env, profile).await?;
+    let mut archives = vec![];
+    for (_, binary, image, dir) in BINARIES {
+        let image = Image {
+            name: image_name(image),
+            containerfile: env.root.join(dir),
+            files: vec![(binaries.join(binary), binary)],
+        };
+        archives.push(image.build(env).await?);
+    }
+    Ok(archives)
+}
+
+/// Compiles static binaries in a target directory of their own, so that the flags do not disturb ordinary builds.
+async fn compile(env: &Env, profile: Profile) -> Result<PathBuf> {
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let target = env.target.join("static");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = || {
+        Cmd::new(&cargo)
+            .args(["build", "--profile", profile.name(), "--target", &triple, "--target-dir"])
+            .args([&target])
+            // A scratch image has no /dev/urandom before the runtime mounts it: ask the kernel.
+            .env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                "-Ctarget-feature=+crt-static\u{1f}--cfg=getrandom_backend=\"linux_getrandom\"",
+            )
+            .dir(&env.root)
+    };
+    let title = format!("compiling operator, proxy and test application ({})", profile.name());
+    let first = !target.join(&triple).join(profile.name()).is_dir();
+    let remark = || first.then(|| "some minutes the first time".to_owned());
+    let select = |(package, binary): (&'static str, &'static str)| ["--package", package, "--bin", binary];
+    let pairs = BINARIES.map(|(package, binary, ..)| (package, binary));
+    match profile {
+        // Together: shared dependencies are compiled once.
+        Profile::Image => {
+            let all: Vec<_> = pairs.into_iter().flat_map(select).collect();
+            step_with(&title, remark, cargo().args(all).output()).await?;
+        }
+        // One by one: no binary gets a feature that only another asked for.
+        Profile::Release => {
+            for pair in pairs {
+                let title = format!("compiling {} (release)", pair.1);
+                step_with(&title, remark, cargo().args(select(pair)).output()).await?;
+            }
+        }
+    }
+    let dir = target.join(triple).join(profile.name());
+    dir.canonicalize().with_context(|| format!("no binaries in {}", dir.display()))
+}

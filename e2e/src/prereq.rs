@@ -1,0 +1,112 @@
+//! What the machine must have: root, Go, a few Debian packages. Installs what it can, names what it cannot.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::progress::step;
+use crate::shell::{Cmd, run, which};
+
+/// The oldest Go that builds the pinned modules.
+const GO: (u32, u32) = (1, 26);
+
+/// A file or program that must exist, and the Debian package that brings it.
+const NEEDED: [(&str, &str); 11] = [
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("mount", "mount"),
+    ("buildah", "buildah"),
+    ("cc", "build-essential"),
+    ("busybox", "busybox-static"),
+];
+
+/// Makes sure that a cluster can be started on this machine.
+///
+/// # Errors
+/// Names what is missing and the command that installs it.
+pub async fn for_cluster() -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "a cluster needs root for its namespaces and mounts: run `sudo -E env PATH=$PATH cargo e2e up`, \
+         or set KUBECONFIG to use a cluster of yours"
+    );
+    ensure!(
+        Path::new("/sys/fs/cgroup/memory").is_dir() || Path::new("/sys/fs/cgroup/cgroup.controllers").is_file(),
+        "no cgroup hierarchy at /sys/fs/cgroup: mount cgroup2 there"
+    );
+    packages().await
+}
+
+/// Makes sure that Go is there and new enough.
+///
+/// # Errors
+/// Says what to install.
+pub async fn for_go() -> Result<String> {
+    let advice = format!(
+        "install Go {}.{} or newer (https://go.dev/dl/, unpacked to /usr/local/go) and put it into PATH",
+        GO.0, GO.1
+    );
+    let go = which("go").with_context(|| format!("Go is missing: {advice}"))?;
+    let go = go.to_string_lossy().into_owned();
+    let said = run(&go, &["env", "GOVERSION"]).await?;
+    let version = parse_go(&said).with_context(|| format!("`{go} env GOVERSION` said {said:?}: {advice}"))?;
+    ensure!(version >= GO, "{go} is Go {}.{}: {advice}", version.0, version.1);
+    Ok(go)
+}
+
+/// Installs the Debian packages that are missing.
+async fn packages() -> Result<()> {
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(what, _)| !present(what)).map(|(_, package)| *package).collect();
+    if which("busybox").is_some_and(|file| !is_static(&file)) {
+        missing.push("busybox-static");
+    }
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if which("apt-get").is_none() {
+        bail!("missing: {}. Install what these Debian packages contain (there: `{command}`)", missing.join(", "));
+    }
+    step(&format!("installing {}", missing.join(", ")), async {
+        let apt = |args: &[&str]| Cmd::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").output();
+        apt(&["update", "-q"]).await?;
+        let mut args = vec!["install", "-q", "-y", "--no-install-recommends"];
+        args.extend(&missing);
+        apt(&args).await.with_context(|| format!("install them by hand: `{command}`"))
+    })
+    .await?;
+    Ok(())
+}
+
+fn present(what: &str) -> bool {
+    if what.starts_with('/') { Path::new(what).exists() } else { which(what).is_some() }
+}
+
+/// A dynamic executable names its loader.
+fn is_static(file: &Path) -> bool {
+    std::fs::read(file).is_ok_and(|bytes| !bytes.windows(7).any(|w| w == b"ld-linu"))
+}
+
+fn parse_go(said: &str) -> Option<(u32, u32)> {
+    let mut parts = said.trim().strip_prefix("go")?.split(['.', '-', 'r', 'b']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_go_versions() {
+        assert_eq!(parse_go("go1.26.8\n"), Some((1, 26)));
+        assert_eq!(parse_go("go1.27rc1"), Some((1, 27)));
+        assert_eq!(parse_go("devel"), None);
+    }
+}
