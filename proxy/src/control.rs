@@ -3,4 +3,8 @@
 
 pub mod apply;
 #[cfg(feature = "data-plane")]
+pub mod dial;
+#[cfg(feature = "data-plane")]
 pub mod state;
+#[cfg(feature = "data-plane")]
+pub mod stream;

@@ -4,6 +4,8 @@
 pub mod spiffe;
 
 #[cfg(feature = "data-plane")]
+pub mod client;
+#[cfg(feature = "data-plane")]
 pub mod csr;
 #[cfg(feature = "data-plane")]
 pub mod key;
@@ -11,5 +13,9 @@ pub mod key;
 pub mod leaf;
 #[cfg(feature = "data-plane")]
 pub mod mount;
+#[cfg(feature = "data-plane")]
+pub mod renew;
+#[cfg(feature = "data-plane")]
+pub mod store;
 #[cfg(all(test, feature = "data-plane"))]
 pub(crate) mod test_ca;

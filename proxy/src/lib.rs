@@ -8,3 +8,12 @@ pub mod bootstrap;
 pub mod control;
 pub mod identity;
 pub mod proto;
+
+#[cfg(feature = "data-plane")]
+pub mod backoff;
+#[cfg(feature = "data-plane")]
+pub mod clock;
+#[cfg(feature = "data-plane")]
+pub mod health;
+#[cfg(feature = "data-plane")]
+pub mod tls;

@@ -77,11 +77,7 @@ impl Store {
     /// Empty: nobody can be proved to or trusted.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            current: ArcSwapOption::empty(),
-            generation: watch::Sender::new(0),
-            parts: Mutex::default(),
-        })
+        Arc::new(Self { current: ArcSwapOption::empty(), generation: watch::Sender::new(0), parts: Mutex::default() })
     }
 
     /// What holds now; `None` before the first leaf.

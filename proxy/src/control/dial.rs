@@ -1,0 +1,190 @@
+//! The way to the control plane: TLS to whichever replica answers, verified against the trust bundle and by its SPIFFE ID.
+
+use std::{error::Error, io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::apply::Bundle;
+use crate::{
+    bootstrap::MeshInfo,
+    identity::leaf::{Leaf, uris},
+};
+
+/// How long name resolution, connection and handshake may take together.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The control plane could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The bundle makes no verifier.
+    #[error("trust bundle {sequence} has no usable root, so no control plane can be trusted: {reason}")]
+    Roots {
+        /// Of the bundle.
+        sequence: u64,
+        /// Why.
+        reason: String,
+    },
+    /// `mesh.json` names it wrongly.
+    #[error("control plane is misnamed in mesh.json: {what} {value:?} is invalid")]
+    Name {
+        /// Which field.
+        what: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// TLS cannot be configured.
+    #[error("TLS to the control plane cannot be configured: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Nobody answers, or somebody else.
+    #[error("no connection to the control plane at {address}: {reason}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why, with every cause.
+        reason: String,
+    },
+}
+
+/// Connects; `leaf` proves who calls, where somebody wants to know.
+///
+/// # Errors
+/// See [`DialError`].
+pub async fn connect(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<Channel, DialError> {
+    let name = ServerName::try_from(mesh.control_sni.clone())
+        .map_err(|_| DialError::Name { what: "controlSni", value: mesh.control_sni.clone() })?;
+    let endpoint = Endpoint::from_shared(format!("http://{}", mesh.control_sni))
+        .map_err(|_| DialError::Name { what: "controlSni", value: mesh.control_sni.clone() })?
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_DEADLINE)
+        .keep_alive_while_idle(true);
+    let tls = TlsConnector::from(Arc::new(config(mesh, bundle, leaf)?));
+    let address = mesh.control_address.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (address, name, tls) = (address.clone(), name.clone(), tls.clone());
+        async move {
+            let whole = async {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                tls.connect(name, tcp).await
+            };
+            let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_DEADLINE:?}"));
+            tokio::time::timeout(CONNECT_DEADLINE, whole).await.map_err(late)?.map(TokioIo::new)
+        }
+    });
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| DialError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })
+}
+
+fn config(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<ClientConfig, DialError> {
+    let no_root = |reason: String| DialError::Roots { sequence: bundle.sequence, reason };
+    let mut roots = RootCertStore::empty();
+    for der in &bundle.roots {
+        roots.add(CertificateDer::from(der.as_slice())).map_err(|e| no_root(e.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|e| no_root(e.to_string()))?;
+    let verifier = Arc::new(ControlVerifier { inner, expected: mesh.control_identity.clone() });
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match leaf {
+        Some(leaf) => {
+            let key = CertifiedKey::new(leaf.chain.clone(), Arc::clone(&leaf.key));
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// Chain and name as usual, and the SPIFFE ID on top: nobody else of the mesh may play the control plane.
+#[derive(Debug)]
+struct ControlVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+    expected: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server proves {found:?}, expected was exactly {expected:?}: it is not the control plane of this mesh")]
+struct WrongServer {
+    found: Vec<String>,
+    expected: String,
+}
+
+impl ServerCertVerifier for ControlVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        let found = X509Certificate::from_der(leaf).map(|(_, c)| uris(&c)).unwrap_or_default();
+        if found == [self.expected.as_str()] {
+            return Ok(verified);
+        }
+        let wrong = WrongServer { found, expected: self.expected.clone() };
+        Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(wrong)))))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// An error with all that caused it, on one line.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

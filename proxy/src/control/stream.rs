@@ -1,0 +1,290 @@
+//! The control stream: [`ledger`] says which versions are held, [`apply_update`](self::update) loads what arrives, and this
+//! file keeps a stream open to whichever replica of the control plane answers.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    dial::{self, DialError},
+    state::State,
+};
+use crate::{
+    backoff::Backoff,
+    bootstrap::VERSION,
+    health::Health,
+    identity::{
+        client::newest,
+        leaf::Leaf,
+        mount::{MountError, Mounts},
+        store::Store,
+    },
+    proto::{
+        Ack, ControlMessage, Hello, ProxyMessage, Report, Subscribe, control_client::ControlClient,
+        control_message::Kind as Control, proxy_message::Kind as Proxy,
+    },
+};
+
+pub mod ledger;
+mod update;
+
+use ledger::{Ledger, Verdict};
+
+/// Silence after which a stream counts as dead: three heartbeats.
+pub const SILENCE: Duration = Duration::from_secs(45);
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_MOST: Duration = Duration::from_secs(15);
+/// A stream that lived this long ended for a new reason: the waits start afresh.
+const SETTLED: Duration = Duration::from_secs(5);
+/// How long the control plane may take to accept a stream or a message.
+const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages on their way out.
+const QUEUE: usize = 16;
+/// Largest message, in bytes: several resources of the largest size.
+const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// Keys in one message.
+const KEYS_PER_MESSAGE: usize = 1024;
+
+/// Why a stream ended or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// See [`MountError`].
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// See [`DialError`].
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// Refused or broken.
+    #[error("the control stream failed: {code:?}: {message}")]
+    Status {
+        /// gRPC status.
+        code: tonic::Code,
+        /// Its words and causes.
+        message: String,
+    },
+    /// The control plane ended it, to be relieved or restarted.
+    #[error("the control plane ended the stream")]
+    Ended,
+    /// Nothing was heard for [`SILENCE`].
+    #[error("the control plane was silent for {SILENCE:?}")]
+    Silent,
+    /// A message was not taken in time.
+    #[error("the control plane took no message for {ACCEPT_DEADLINE:?}")]
+    Stuck,
+    /// Digests differ: something was lost.
+    #[error("the control plane's digest of what it sent differs from what arrived: everything is compared anew")]
+    Diverged,
+}
+
+impl From<tonic::Status> for StreamError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status { code: status.code(), message: dial::causes(&status) }
+    }
+}
+
+/// Who opens the stream.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// `a` or `b`.
+    pub slot: String,
+}
+
+/// What the stream reads and fills.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Who we are.
+    pub who: Who,
+    /// Where the control plane's address and the bundle are mounted.
+    pub mounts: Mounts,
+    /// Leaf and bundle.
+    pub store: Arc<Store>,
+    /// Destinations and policy.
+    pub state: Arc<State>,
+    /// Counts and the last error.
+    pub health: Arc<Health>,
+}
+
+/// Keeps a stream open; never returns. Begins as soon as there is a leaf.
+pub async fn keep(client: Client) {
+    let mut ledger = Ledger::default();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    loop {
+        let leaf = first_leaf(&client.store).await;
+        let began = Instant::now();
+        let ended = client.stream(&leaf, &mut ledger).await;
+        client.state.set_connected(false);
+        let error = match ended {
+            Ok(never) => match never {},
+            Err(e) => e,
+        };
+        if matches!(error, StreamError::Diverged | StreamError::Silent) {
+            client.health.resyncs.fetch_add(1, Ordering::Relaxed);
+        }
+        if began.elapsed() >= SETTLED {
+            backoff.reset();
+        }
+        let wait = backoff.next_wait();
+        tracing::warn!(error = %error, retry_in_ms = wait.as_millis() as u64, "no control stream; what is known stays in use");
+        client.health.control.failed(error.to_string());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn first_leaf(store: &Store) -> Arc<Leaf> {
+    let mut changes = store.watch();
+    loop {
+        if let Some(leaf) = store.leaf() {
+            return leaf;
+        }
+        // The store outlives the stream, so there is always a sender.
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+type Sender = mpsc::Sender<ProxyMessage>;
+
+impl Client {
+    /// One stream, until it ends.
+    async fn stream(&self, leaf: &Leaf, ledger: &mut Ledger) -> Result<std::convert::Infallible, StreamError> {
+        let (mesh, mounted) = self.mounts.trust()?;
+        let trusted = newest(&self.store, mounted);
+        let channel = dial::connect(&mesh, &trusted, Some(leaf)).await?;
+        let mut grpc = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let mut wants = self.state.changes();
+        let mut identity = self.store.watch();
+        wants.mark_unchanged();
+        identity.mark_unchanged();
+        let open = grpc.connect(ReceiverStream::new(rx));
+        let greet = self.greet(&tx, ledger);
+        let both = async { tokio::try_join!(async { open.await.map_err(StreamError::from) }, greet) };
+        let (response, mut reported) =
+            tokio::time::timeout(ACCEPT_DEADLINE, both).await.map_err(|_| StreamError::Stuck)??;
+        self.state.set_connected(true);
+        self.health.control.succeeded();
+        tracing::info!(address = %mesh.control_address, "the control stream is open");
+        self.follow(response.into_inner(), &tx, ledger, &mut wants, &mut identity, &mut reported).await
+    }
+
+    /// Says who we are, what we hold and what we want.
+    async fn greet(&self, tx: &Sender, ledger: &mut Ledger) -> Result<Report, StreamError> {
+        let (known, add) = ledger.restart(self.state.wanted());
+        let hello = Hello {
+            proxy_version: VERSION.into(),
+            pod_namespace: self.who.namespace.clone(),
+            pod_name: self.who.pod.clone(),
+            pod_uid: self.who.uid.clone(),
+            slot: self.who.slot.clone(),
+            known,
+        };
+        send(tx, Proxy::Hello(hello)).await?;
+        subscribe(tx, add, Vec::new()).await?;
+        let report = self.report();
+        send(tx, Proxy::Report(report.clone())).await?;
+        Ok(report)
+    }
+
+    async fn follow(
+        &self,
+        mut stream: Streaming<ControlMessage>,
+        tx: &Sender,
+        ledger: &mut Ledger,
+        wants: &mut watch::Receiver<u64>,
+        identity: &mut watch::Receiver<u64>,
+        reported: &mut Report,
+    ) -> Result<std::convert::Infallible, StreamError> {
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                message = stream.message() => {
+                    heard = Instant::now();
+                    match message?.ok_or(StreamError::Ended)?.kind {
+                        Some(Control::Update(update)) => self.load(update, tx, ledger).await?,
+                        Some(Control::Heartbeat(beat)) => match ledger.judge(&beat, Instant::now().into_std()) {
+                            Verdict::Diverged => return Err(StreamError::Diverged),
+                            Verdict::Agrees | Verdict::Wait => {
+                                subscribe(tx, Vec::new(), ledger.unpark()).await?;
+                            }
+                        },
+                        // A message of a newer control plane.
+                        None => {}
+                    }
+                }
+                () = tokio::time::sleep_until(heard + SILENCE) => return Err(StreamError::Silent),
+                _ = wants.changed() => {
+                    let changes = self.state.take_changes();
+                    let (add, remove) = ledger.change(changes, Instant::now().into_std());
+                    subscribe(tx, add, remove).await?;
+                }
+                _ = identity.changed() => {}
+            }
+            let report = self.report();
+            if report != *reported {
+                send(tx, Proxy::Report(report.clone())).await?;
+                *reported = report;
+            }
+        }
+    }
+
+    /// Applies an update and answers for each of its resources.
+    async fn load(&self, update: crate::proto::Update, tx: &Sender, ledger: &mut Ledger) -> Result<(), StreamError> {
+        let ack = update::apply(update, ledger, &self.state, &self.store);
+        self.health.rejected.fetch_add(ack.rejected.len() as u64, Ordering::Relaxed);
+        if ack == Ack::default() {
+            return Ok(());
+        }
+        send(tx, Proxy::Ack(ack)).await
+    }
+
+    fn report(&self) -> Report {
+        let current = self.store.current();
+        Report {
+            bundle_sequence: current.as_ref().map_or(0, |c| c.bundle.sequence),
+            issuer_sha256: current.as_ref().map(|c| c.issuer_sha256.to_vec()).unwrap_or_default(),
+            leaf_not_after: current.as_ref().map_or(0, |c| c.not_after),
+            // Only the slot that serves has a stream.
+            serving: !self.health.is_draining(),
+        }
+    }
+}
+
+async fn subscribe(
+    tx: &Sender,
+    add: Vec<crate::proto::ResourceKey>,
+    remove: Vec<crate::proto::ResourceKey>,
+) -> Result<(), StreamError> {
+    // Removals first: what is in both was dropped and is wanted again.
+    for keys in remove.chunks(KEYS_PER_MESSAGE) {
+        send(tx, Proxy::Subscribe(Subscribe { add: Vec::new(), remove: keys.to_vec() })).await?;
+    }
+    for keys in add.chunks(KEYS_PER_MESSAGE) {
+        send(tx, Proxy::Subscribe(Subscribe { add: keys.to_vec(), remove: Vec::new() })).await?;
+    }
+    Ok(())
+}
+
+async fn send(tx: &Sender, kind: Proxy) -> Result<(), StreamError> {
+    let sent = tx.send_timeout(ProxyMessage { kind: Some(kind) }, ACCEPT_DEADLINE).await;
+    // A closed queue means that the stream has ended; its status says why, but is lost by now.
+    sent.map_err(|e| match e {
+        mpsc::error::SendTimeoutError::Timeout(_) => StreamError::Stuck,
+        mpsc::error::SendTimeoutError::Closed(_) => StreamError::Ended,
+    })
+}
