@@ -19,6 +19,9 @@ pub const INJECTED_ANNOTATION: &str = "bowline.dev/injected";
 /// Annotation that the injector leaves on a meshed pod: the proxy version that it was given.
 pub const PROXY_VERSION_ANNOTATION: &str = "bowline.dev/proxy-version";
 
+/// Label, `"true"`, that the injector leaves on a meshed pod: what a PodMonitor selects by.
+pub const MESHED_LABEL: &str = "bowline.dev/meshed";
+
 /// Annotation on a Mesh: `"true"` lets it be deleted while workloads are still in it.
 pub const FORCE_DELETE_ANNOTATION: &str = "bowline.dev/force-delete";
 /// Annotation on a Mesh: `"true"` permits a new root after the CA's state was lost for good.
