@@ -1,0 +1,187 @@
+//! One HTTP request on a connection of its own, and what every client here needs to connect.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Frame, client::conn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+
+use crate::http1::{headers, hex, pattern};
+
+/// Most of a body that is printed, in bytes.
+const SHOWN_BYTES: usize = 64 << 10;
+
+/// The request.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Args {
+    /// `http://HOST[:PORT]/PATH`.
+    url: String,
+    /// HTTP/2 with prior knowledge.
+    #[arg(long)]
+    h2: bool,
+    /// Further headers, `NAME: VALUE`.
+    #[arg(short = 'H', long = "header")]
+    header: Vec<String>,
+    /// Method; POST when there is a body, else GET.
+    #[arg(short = 'X', long)]
+    method: Option<String>,
+    /// Bytes of a body to send.
+    #[arg(long)]
+    body: Option<u64>,
+    /// Send the body without a length.
+    #[arg(long)]
+    chunked: bool,
+    /// Read at most so many lines of the answer, then hang up (for endless answers).
+    #[arg(long)]
+    lines: Option<usize>,
+    /// Seconds in which it must be done.
+    #[arg(long, default_value_t = 10.0)]
+    timeout: f64,
+    /// Try until it succeeds (status below 500), for at most so many seconds.
+    #[arg(long)]
+    until: Option<f64>,
+}
+
+/// Where a URL points.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// `HOST[:PORT]`, for the Host header.
+    pub(crate) authority: String,
+    /// Host without brackets.
+    pub(crate) host: String,
+    /// Port; 80 by default.
+    pub(crate) port: u16,
+    /// Path and query.
+    pub(crate) path: String,
+}
+
+impl Target {
+    /// Reads `http://HOST[:PORT]/PATH`; the scheme may be missing.
+    pub(crate) fn parse(url: &str) -> Result<Self> {
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let uri: Uri = full.parse().with_context(|| format!("URL {url:?}"))?;
+        let authority = uri.authority().with_context(|| format!("URL {url:?} has no host"))?;
+        if uri.scheme_str() != Some("http") {
+            bail!("URL {url:?}: only http is spoken here");
+        }
+        Ok(Self {
+            authority: authority.to_string(),
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+        })
+    }
+}
+
+/// Resolves and connects, trying every address.
+pub(crate) async fn connect(target: &Target) -> Result<TcpStream> {
+    let addresses = tokio::net::lookup_host((target.host.as_str(), target.port)).await.context("resolve")?;
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into)).context("connect")
+}
+
+/// Carries the request out; answers `{status, version, headers, body, bytes, sha256, trailers, seconds}` or `{error}`.
+pub(crate) async fn run(args: Args) -> Result<Value> {
+    let begin = Instant::now();
+    loop {
+        let start = Instant::now();
+        let done = tokio::time::timeout(Duration::from_secs_f64(args.timeout), fetch(&args)).await;
+        let mut value = match done {
+            Ok(Ok(value)) => value,
+            Ok(Err(e)) => json!({ "error": format!("{e:#}") }),
+            Err(_) => json!({ "error": "timeout" }),
+        };
+        value["seconds"] = start.elapsed().as_secs_f64().into();
+        let good = value["status"].as_u64().is_some_and(|s| s < 500);
+        let patient = args.until.is_some_and(|s| begin.elapsed().as_secs_f64() < s);
+        if good || !patient {
+            return Ok(value);
+        }
+        // Polling, not synchronising: the deadline is the caller's.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
+
+fn request(args: &Args, target: &Target) -> Result<Request<Outgoing>> {
+    let method = args.method.clone().unwrap_or_else(|| if args.body.is_some() { "POST".into() } else { "GET".into() });
+    let uri = if args.h2 { format!("http://{}{}", target.authority, target.path) } else { target.path.clone() };
+    let mut builder = Request::builder().method(method.as_str()).uri(uri);
+    if !args.h2 {
+        builder = builder.header(header::HOST, &target.authority);
+    }
+    for line in &args.header {
+        let (name, value) = line.split_once(':').with_context(|| format!("header {line:?} has no colon"))?;
+        builder = builder.header(name.trim(), value.trim());
+    }
+    let Some(count) = args.body else { return Ok(builder.body(Empty::new().boxed_unsync())?) };
+    if !args.chunked {
+        builder = builder.header(header::CONTENT_LENGTH, count);
+    }
+    let body = StreamBody::new(stream::unfold(0u64, move |sent| async move {
+        let n = (count - sent).min(64 << 10);
+        (n != 0).then(|| (Ok(Frame::data(pattern(sent, n as usize))), sent + n))
+    }));
+    Ok(builder.body(body.boxed_unsync())?)
+}
+
+async fn fetch(args: &Args) -> Result<Value> {
+    let target = Target::parse(&args.url)?;
+    let request = request(args, &target)?;
+    let io = TokioIo::new(connect(&target).await?);
+    let response = if args.h2 {
+        let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), io).await.context("handshake")?;
+        tokio::spawn(connection);
+        sender.send_request(request).await.context("request")?
+    } else {
+        let (mut sender, connection) = conn::http1::handshake(io).await.context("handshake")?;
+        tokio::spawn(connection);
+        sender.send_request(request).await.context("request")?
+    };
+    let (parts, mut body) = response.into_parts();
+    let (mut shown, mut count, mut hash, mut trailers, mut lines) = (Vec::new(), 0u64, Sha256::new(), None, 0usize);
+    while let Some(frame) = body.frame().await {
+        match frame.context("answer's body")?.into_data() {
+            Ok(data) => {
+                count += data.len() as u64;
+                hash.update(&data);
+                lines += data.iter().filter(|b| **b == b'\n').count();
+                shown.extend_from_slice(&data[..data.len().min(SHOWN_BYTES.saturating_sub(shown.len()))]);
+            }
+            Err(frame) => trailers = frame.into_trailers().ok().as_ref().map(headers),
+        }
+        if args.lines.is_some_and(|most| lines >= most) {
+            break;
+        }
+    }
+    Ok(json!({
+        "status": parts.status.as_u16(),
+        "version": format!("{:?}", parts.version),
+        "headers": headers(&parts.headers),
+        "body": String::from_utf8_lossy(&shown),
+        "bytes": count,
+        "lines": lines,
+        "sha256": hex(&hash.finalize()),
+        "trailers": trailers,
+    }))
+}

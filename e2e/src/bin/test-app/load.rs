@@ -1,0 +1,165 @@
+//! Load at a fixed rate: requests are sent when they are due, whether or not earlier ones were answered (an open model), some on
+//! fresh connections, the rest on a pool; beside them long-lived streams are held. What fails is counted by kind.
+
+mod report;
+mod streams;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+
+use crate::fetch::{Target, connect};
+pub(crate) use report::Report;
+
+/// Requests in flight at most; what is due beyond that counts as failed with the kind `overflow`.
+const MAX_IN_FLIGHT: usize = 1000;
+
+/// What load to make.
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Args {
+    /// `http://HOST[:PORT]/PATH`; several are taken in turn.
+    #[arg(long, required = true)]
+    url: Vec<String>,
+    /// Requests per second.
+    #[arg(long, default_value_t = 50.0)]
+    rate: f64,
+    /// Seconds that it lasts; load that runs by itself may be stopped earlier.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Percentage of requests on a connection of their own.
+    #[arg(long, default_value_t = 20)]
+    fresh_percent: u32,
+    /// Long-lived HTTP streams (`/stream`) to hold, spread over the URLs' hosts.
+    #[arg(long, default_value_t = 0)]
+    streams: usize,
+    /// `HOST:PORT` of a TCP echo to hold a connection to; several may be given.
+    #[arg(long)]
+    tcp: Vec<String>,
+    /// Seconds after which a request has failed.
+    #[arg(long, default_value_t = 5.0)]
+    timeout: f64,
+}
+
+/// Runs to the end and answers the report.
+pub(crate) async fn run(args: Args) -> Result<Value> {
+    let report = Arc::new(Report::default());
+    drive(args, Arc::clone(&report)).await?;
+    Ok(report.json())
+}
+
+type Pool = Client<HttpConnector, Empty<Bytes>>;
+
+/// Runs load into a report until its time is over; dropping the future stops it.
+pub(crate) async fn drive(args: Args, report: Arc<Report>) -> Result<()> {
+    ensure!(args.rate > 0.0 && args.rate <= 20_000.0, "--rate must be above 0 and at most 20000");
+    let targets: Vec<Target> = args.url.iter().map(|u| Target::parse(u)).collect::<Result<_>>()?;
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let pool: Pool = Client::builder(TokioExecutor::new()).build(connector);
+    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let mut tasks = JoinSet::new();
+    for i in 0..args.streams {
+        tasks.spawn(streams::hold_http(targets[i % targets.len()].clone(), Arc::clone(&report)));
+    }
+    for address in &args.tcp {
+        tasks.spawn(streams::hold_tcp(Target::parse(address)?, Arc::clone(&report)));
+    }
+    let held = tasks.len();
+    let timeout = Duration::from_secs_f64(args.timeout);
+    let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
+    due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (start, mut number) = (Instant::now(), 0u64);
+    while start.elapsed().as_secs_f64() < args.seconds {
+        let at = due.tick().await.into_std();
+        while tasks.try_join_next().is_some() {}
+        report.sent();
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            report.failed("overflow");
+            continue;
+        };
+        let target = targets[(number % targets.len() as u64) as usize].clone();
+        // Spreads the fresh ones evenly, whatever the number of targets.
+        let turn = number / targets.len() as u64;
+        let fresh = (turn * u64::from(args.fresh_percent)) % 100 < u64::from(args.fresh_percent);
+        number += 1;
+        let (report, pool) = (Arc::clone(&report), pool.clone());
+        tasks.spawn(async move {
+            let done = tokio::time::timeout(timeout, request(&target, fresh.then_some(()), &pool, &report)).await;
+            match done {
+                Ok(Ok(())) => report.succeeded(at.elapsed()),
+                Ok(Err(kind)) => report.failed(&kind),
+                Err(_) => report.failed(if fresh { "timeout (fresh)" } else { "timeout" }),
+            }
+            drop(permit);
+        });
+    }
+    finish(tasks, &room, held, timeout).await;
+    Ok(())
+}
+
+/// Waits for what is in flight, then lets go of the held streams.
+async fn finish(mut tasks: JoinSet<()>, room: &Semaphore, held: usize, timeout: Duration) {
+    let all = room.acquire_many(MAX_IN_FLIGHT as u32);
+    let _ = tokio::time::timeout(timeout + Duration::from_secs(1), all).await;
+    if held > 0 {
+        tasks.abort_all();
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// One request; the error is its kind.
+async fn request(target: &Target, fresh: Option<()>, pool: &Pool, report: &Report) -> Result<(), String> {
+    let uri: Uri = format!("http://{}{}", target.authority, target.path).parse().map_err(|_| "uri".to_owned())?;
+    let response = if fresh.is_some() {
+        report.fresh();
+        let stream = connect(target).await.map_err(|e| kind("connect (fresh)", &e.root_cause().to_string()))?;
+        let (mut sender, connection) =
+            conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| kind("handshake", &e.to_string()))?;
+        tokio::spawn(connection);
+        let request = Request::get(target.path.as_str())
+            .header(http::header::HOST, &target.authority)
+            .header(http::header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(|e| kind("request (fresh)", &deepest(&e)))?;
+        let (parts, body) = response.into_parts();
+        body.collect().await.map_err(|e| kind("body (fresh)", &deepest(&e)))?;
+        parts
+    } else {
+        let response = pool.get(uri).await.map_err(|e| kind("request", &deepest(&e)))?;
+        let (parts, body) = response.into_parts();
+        body.collect().await.map_err(|e| kind("body", &deepest(&e)))?;
+        parts
+    };
+    if response.status.is_success() {
+        return Ok(());
+    }
+    let reason = response.headers.get("bowline-reason").and_then(|v| v.to_str().ok()).unwrap_or("by the application");
+    Err(format!("status {} {reason}", response.status.as_u16()))
+}
+
+fn kind(step: &str, cause: &str) -> String {
+    format!("{step}: {cause}")
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,114 @@
+//! The server: opens every port, serves until SIGTERM, then lingers as long as it was told.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{control, grpc, health::Health, http1, tcp};
+
+/// Ports of every protocol; each flag may be given several times.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Args {
+    /// HTTP/1.1 and HTTP/2 with prior knowledge.
+    #[arg(long, default_values_t = [8080u16, 8081])]
+    http: Vec<u16>,
+    /// gRPC.
+    #[arg(long, default_values_t = [9090u16])]
+    grpc: Vec<u16>,
+    /// TCP echo: the client speaks first.
+    #[arg(long, default_values_t = [9000u16])]
+    echo: Vec<u16>,
+    /// TCP with a banner: the server speaks first.
+    #[arg(long, default_values_t = [3306u16, 5555])]
+    banner: Vec<u16>,
+    /// A TCP port that is closed while `tcp` health is off.
+    #[arg(long, default_value_t = 9001)]
+    tcp_health: u16,
+    /// Control port, loopback only.
+    #[arg(long, default_value_t = control::PORT)]
+    control: u16,
+    /// Serve only HTTP, on this port (a second container of a pod).
+    #[arg(long)]
+    only_http: Option<u16>,
+    /// Seconds to go on serving after SIGTERM.
+    #[arg(long, default_value_t = 0.0)]
+    linger: f64,
+    /// Seconds before anything is served (a slow start).
+    #[arg(long, default_value_t = 0.0)]
+    start_after: f64,
+}
+
+/// Name of this pod, as answers carry it.
+pub(crate) fn pod() -> String {
+    std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "unknown".into())
+}
+
+/// Serves until SIGTERM.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let starting = tokio::time::sleep(Duration::from_secs_f64(args.start_after));
+    tokio::select! {
+        () = starting => {}
+        _ = term.recv() => return Ok(()),
+    }
+    let health = Arc::new(Health::default());
+    if let Some(port) = args.only_http {
+        http(port, &health).await?;
+    } else {
+        for port in &args.http {
+            http(*port, &health).await?;
+        }
+        for port in &args.grpc {
+            grpc::serve(listen(*port).await?, Arc::clone(&health));
+        }
+        for port in &args.echo {
+            accept(listen(*port).await?, |stream, _| tcp::echo(stream));
+        }
+        for port in &args.banner {
+            accept(listen(*port).await?, |stream, _| tcp::banner(stream));
+        }
+        tokio::spawn(tcp::health_port(args.tcp_health, Arc::clone(&health)));
+    }
+    let local = TcpListener::bind(("127.0.0.1", args.control)).await.context("bind the control port")?;
+    let state = Arc::new(control::State::new(Arc::clone(&health)));
+    accept(local, move |stream, _| control::serve(stream, Arc::clone(&state)));
+    println!("serving as {}", pod());
+    term.recv().await;
+    println!("SIGTERM, lingering {} s", args.linger);
+    tokio::time::sleep(Duration::from_secs_f64(args.linger)).await;
+    println!("done");
+    Ok(())
+}
+
+async fn http(port: u16, health: &Arc<Health>) -> Result<()> {
+    let health = Arc::clone(health);
+    accept(listen(port).await?, move |stream, peer| http1::serve(stream, peer, Arc::clone(&health)));
+    Ok(())
+}
+
+/// Listens on all addresses, IPv6 too where the node has it.
+pub(crate) async fn listen(port: u16) -> Result<TcpListener> {
+    match TcpListener::bind(("::", port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("bind port {port}")),
+    }
+}
+
+/// One task for each connection.
+pub(crate) fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        loop {
+            // Only a lack of descriptors fails here: the next connection may find one.
+            let Ok((stream, peer)) = listener.accept().await else { continue };
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(serve(stream, peer));
+        }
+    });
+}

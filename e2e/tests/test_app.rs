@@ -1,0 +1,140 @@
+//! The test application against itself over loopback: what its clients report is what its server does, without a mesh in between.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Output},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const APP: &str = env!("CARGO_BIN_EXE_test-app");
+
+struct Server {
+    child: Child,
+    ports: [u16; 6],
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> [u16; 6] {
+    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|l| l.local_addr().unwrap().port())
+}
+
+impl Server {
+    fn start() -> Self {
+        let ports = free_ports();
+        let flags = ["--http", "--grpc", "--echo", "--banner", "--tcp-health", "--control"];
+        let args = flags.iter().zip(ports).flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]);
+        let child = Command::new(APP).arg("serve").args(args).env("POD_NAME", "me").spawn().unwrap();
+        let server = Self { child, ports };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !server.ctl(&["check", "http"]).status.success() {
+            assert!(Instant::now() < deadline, "the server did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    fn at(&self, which: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[which])
+    }
+
+    fn ctl(&self, args: &[&str]) -> Output {
+        Command::new(APP).args(["ctl", "--port", &self.ports[5].to_string()]).args(args).output().unwrap()
+    }
+}
+
+fn run(args: &[&str]) -> Value {
+    let output = Command::new(APP).args(args).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?}: {output:?}"))
+}
+
+#[test]
+fn http_in_both_versions() {
+    let server = Server::start();
+    let url = |path: &str| format!("http://{}{path}", server.at(0));
+    for (flag, version) in [(None, "HTTP/1.1"), (Some("--h2"), "HTTP/2.0")] {
+        let url = url("/a/b?c=d");
+        let mut args = vec!["get", &url, "-H", "x-key: value", "--body", "10"];
+        args.extend(flag);
+        let got = run(&args);
+        assert_eq!((&got["status"], &got["version"]), (&200.into(), &version.into()), "{got}");
+        let echo: Value = serde_json::from_str(got["body"].as_str().unwrap()).unwrap();
+        assert_eq!(echo["path"], "/a/b?c=d");
+        assert_eq!(echo["method"], "POST");
+        assert_eq!(echo["headers"]["x-key"], "value");
+        assert_eq!((&echo["pod"], &echo["peer"]), (&"me".into(), &"127.0.0.1".into()));
+    }
+    assert_eq!(run(&["get", &url("/status/418")])["status"], 418);
+    let sent = run(&["get", &url("/upload"), "--body", "3000000", "--chunked"]);
+    let received = run(&["get", &url("/bytes/3000000")]);
+    let upload: Value = serde_json::from_str(sent["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&upload["sha256"], &upload["chunked"]), (&received["sha256"], &true.into()), "{upload}");
+    assert_eq!(run(&["get", &url("/chunked/100")])["lines"], 100);
+    assert_eq!(run(&["get", &url("/stream/5"), "--lines", "3"])["lines"], 3);
+    assert_eq!(run(&["expect", &url("/upload")])["interim"], 100);
+    assert_eq!(run(&["expect", &url("/refuse")])["interim"], Value::Null);
+    let chat = run(&["ws", &url("/ws")]);
+    assert_eq!((&chat["echoed"], &chat["closed"]), (&10.into(), &true.into()), "{chat}");
+    assert!(run(&["get", "http://127.0.0.1:1/"])["error"].is_string());
+}
+
+#[test]
+fn grpc_calls_of_every_kind() {
+    let server = Server::start();
+    let call = |method: &str| run(&["grpc", &server.at(1), method, "-H", "x-key: value"]);
+    assert_eq!(call("unary")["headers"]["x-key"], "value");
+    assert_eq!(call("stream")["sequences"].as_array().unwrap().len(), 5);
+    assert_eq!(call("collect")["sequences"], serde_json::json!([5]));
+    assert_eq!(call("chat")["text"], "message 0;message 1;message 2;message 3;message 4;");
+    let failed = call("fail");
+    assert_eq!((&failed["code"], &failed["trailers"]["x-key"]), (&9.into(), &"value".into()));
+    assert_eq!(call("health")["health"], "SERVING");
+    assert!(server.ctl(&["health", "grpc", "off"]).status.success());
+    assert_eq!(call("health")["health"], "NOT_SERVING");
+}
+
+#[test]
+fn tcp_from_either_side_first() {
+    let server = Server::start();
+    let echo = run(&["tcp", &server.at(2), "--half-close", "--bytes", "500000"]);
+    assert_eq!(echo["bye"], "bye 500004", "{echo}");
+    let banner = run(&["tcp", &server.at(3), "--banner", "--half-close"]);
+    assert_eq!((&banner["banner"], &banner["bye"]), (&"banner me".into(), &"bye 4".into()), "{banner}");
+}
+
+#[test]
+fn load_that_runs_by_itself_counts_what_fails() {
+    let server = Server::start();
+    let url = format!("http://{}/", server.at(0));
+    let tcp = server.at(2);
+    let started =
+        server.ctl(&["start", "--url", &url, "--rate", "200", "--seconds", "1", "--streams", "2", "--tcp", &tcp]);
+    assert!(started.status.success(), "{started:?}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let report = loop {
+        let report: Value = serde_json::from_slice(&server.ctl(&["report"]).stdout).unwrap();
+        if report["running"] == false {
+            break report;
+        }
+        assert!(Instant::now() < deadline, "{report}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(report["sent"].as_u64().unwrap() >= 190, "{report}");
+    assert_eq!((&report["failed"], &report["streams_held"]), (&0.into(), &3.into()), "{report}");
+    assert_eq!(report["streams_lost"], 0, "{report}");
+    let fresh = report["fresh_connections"].as_u64().unwrap() * 5;
+    assert!(fresh.abs_diff(report["sent"].as_u64().unwrap()) <= 10, "a fifth is fresh: {report}");
+    let broken = run(&["load", "--url", &format!("http://{}/status/503", server.at(0)), "--seconds", "0.2"]);
+    assert_eq!(broken["failed"], broken["sent"], "{broken}");
+    assert_eq!(broken["errors"]["status 503 by the application"], broken["failed"]);
+}
