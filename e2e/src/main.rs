@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::init::Node;
 use e2e::env::Env;
 use e2e::images::product::Profile;
-use e2e::{cluster, images, install};
+use e2e::{bench, cluster, images, install, report, run_tests};
 
 /// A throw-away Kubernetes on this machine, and everything that is done with it.
 ///
@@ -50,6 +50,22 @@ enum Command {
     },
     /// Install the operator with `kubectl apply -k config/default`.
     Install,
+    /// Run tests on the cluster; brings up what they need.
+    Test {
+        /// Their names; all when none is given.
+        names: Vec<String>,
+        /// Only print what there is.
+        #[arg(long)]
+        list: bool,
+        /// The longer forms.
+        #[arg(long)]
+        long: bool,
+    },
+    /// Print what the tests measured.
+    Report,
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
     /// PID 1 of a node; started by `up`.
     #[command(hide = true)]
     NodeInit {
@@ -58,6 +74,12 @@ enum Command {
         #[arg(long)]
         state: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Our proxy pair beside its peers, in one run.
+    Proxy(bench::BenchProxy),
 }
 
 fn main() -> Result<ExitCode> {
@@ -81,10 +103,16 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
         Command::Load { archives } => images::load::on_all_nodes(env, &archives).await?,
         Command::Images { release } => {
             let profile = if release { Profile::Release } else { Profile::Image };
-            let archives = images::product::build(env, profile).await?;
-            images::load::on_all_nodes(env, &archives).await?;
+            images::product::build_and_load(env, profile).await?;
         }
         Command::Install => install::install(env).await?,
+        Command::Test { list: true, .. } => run_tests::list(),
+        Command::Test { names, long, .. } => {
+            let passed = run_tests::run(env, &names, long).await?;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Report => report::print(env)?,
+        Command::Bench(Bench::Proxy(args)) => bench::proxy(&args)?,
         Command::NodeInit { .. } => unreachable!("handled before the runtime starts"),
     }
     Ok(ExitCode::SUCCESS)

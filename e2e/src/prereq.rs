@@ -89,9 +89,14 @@ fn present(what: &str) -> bool {
     if what.starts_with('/') { Path::new(what).exists() } else { which(what).is_some() }
 }
 
-/// A dynamic executable names its loader.
+/// Whether an ELF file (64 bit, little endian) asks for no loader: it has no program header `PT_INTERP`.
 fn is_static(file: &Path) -> bool {
-    std::fs::read(file).is_ok_and(|bytes| !bytes.windows(7).any(|w| w == b"ld-linu"))
+    let Ok(elf) = std::fs::read(file) else { return false };
+    let u16_at = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
+    let u32_at = |at: usize| Some(u32::from_le_bytes(elf.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| usize::try_from(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?)).ok();
+    let (Some(table), Some(size), Some(count)) = (u64_at(32), u16_at(54), u16_at(56)) else { return false };
+    elf.starts_with(b"\x7fELF") && !(0..count).any(|n| u32_at(table + n * size) == Some(3))
 }
 
 fn parse_go(said: &str) -> Option<(u32, u32)> {
@@ -102,6 +107,12 @@ fn parse_go(said: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tells_static_from_dynamic() {
+        assert!(!is_static(&std::env::current_exe().unwrap()));
+        assert!(!is_static(Path::new("/etc/passwd")));
+    }
 
     #[test]
     fn reads_go_versions() {

@@ -36,14 +36,8 @@ struct Entry {
 /// # Errors
 /// When there is no cluster, or an archive is none.
 pub async fn on_all_nodes(env: &Env, archives: &[PathBuf]) -> Result<()> {
-    if let Some(kubeconfig) = &env.kubeconfig {
-        let files: Vec<_> = archives.iter().map(|a| a.display().to_string()).collect();
-        bail!(
-            "KUBECONFIG={} is a cluster of yours; bring the images to its nodes yourself, such as\n  \
-             kind load image-archive {files}\n  k3d image import {files}",
-            kubeconfig.display(),
-            files = files.join(" ")
-        );
+    if let Some(advice) = advice(env, archives) {
+        bail!(advice);
     }
     let record = Record::read(env)?.context("there is no cluster: start one with `cargo e2e up`")?;
     let programs = Programs::locate(env)?;
@@ -53,6 +47,17 @@ pub async fn on_all_nodes(env: &Env, archives: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// With `KUBECONFIG` set: how images get to a cluster that is not ours.
+#[must_use]
+pub fn advice(env: &Env, archives: &[PathBuf]) -> Option<String> {
+    let kubeconfig = env.kubeconfig.as_ref()?.display();
+    let files = archives.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ");
+    Some(format!(
+        "KUBECONFIG={kubeconfig} is a cluster of yours: bring the images to its nodes yourself, such as\n  \
+         kind load image-archive {files}\n  k3d image import {files}"
+    ))
 }
 
 /// Loads `base`, and what the first node was given since, on a node that is starting; then lets its kubelet start.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::Image;
+use super::{Image, load};
 use crate::env::{Env, VERSION};
-use crate::progress::step_with;
+use crate::progress::{say, step_with};
 use crate::shell::Cmd;
 
 /// How the binaries are optimised.
@@ -57,6 +57,19 @@ pub async fn build(env: &Env, profile: Profile) -> Result<Vec<PathBuf>> {
         archives.push(image.build(env).await?);
     }
     Ok(archives)
+}
+
+/// Builds the images and loads them on the nodes of the cluster, or says how they get to a cluster of the user's.
+///
+/// # Errors
+/// As [`build`], and when an image cannot be loaded.
+pub async fn build_and_load(env: &Env, profile: Profile) -> Result<()> {
+    let archives = build(env, profile).await?;
+    match load::advice(env, &archives) {
+        Some(advice) => say(advice),
+        None => load::on_all_nodes(env, &archives).await?,
+    }
+    Ok(())
 }
 
 /// Compiles static binaries in a target directory of their own, so that the flags do not disturb ordinary builds.

@@ -1,0 +1,100 @@
+//! What a test on the cluster is given: a client, kubectl, namespaces of its own, a way into the pod network, and places for what it
+//! finds.
+
+mod diagnose;
+pub mod figures;
+pub mod metrics;
+mod namespaces;
+mod network;
+pub mod pods;
+mod wait;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kube::Client;
+
+pub use self::figures::Figures;
+pub use self::pods::Ran;
+use crate::cluster::{health, kubectl_command, reach::Reach};
+use crate::env::Env;
+
+/// One test's view of the cluster.
+pub struct Context {
+    env: Env,
+    test: String,
+    client: Client,
+    reach: Option<Arc<Reach>>,
+    long: bool,
+    namespaces: Mutex<Vec<String>>,
+}
+
+impl Context {
+    /// Connects to the cluster on behalf of the test called `test`.
+    ///
+    /// # Errors
+    /// When there is no cluster or `KUBECONFIG` cannot be used.
+    pub async fn connect(env: &Env, test: &str, long: bool) -> Result<Self> {
+        let (client, reach) = if env.kubeconfig.is_some() {
+            (Client::try_default().await.context("KUBECONFIG cannot be used")?, None)
+        } else {
+            let (client, reach) = health::connect(env).await?;
+            (client, Some(reach))
+        };
+        Ok(Self { env: env.clone(), test: test.into(), client, reach, long, namespaces: Mutex::default() })
+    }
+
+    /// A client with the administrator's rights.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Places and settings.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Whether the longer form of the test was asked for.
+    #[must_use]
+    pub fn long(&self) -> bool {
+        self.long
+    }
+
+    /// Runs kubectl and returns its standard output.
+    ///
+    /// # Errors
+    /// When it exits with anything but 0; the message quotes what it said.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        kubectl_command(&self.env)?.args(args).output().await
+    }
+
+    /// Applies YAML (any number of documents); `namespace` is for objects that name none.
+    ///
+    /// # Errors
+    /// When the API server refuses a document; the message quotes why.
+    pub async fn apply_yaml(&self, namespace: &str, yaml: &str) -> Result<String> {
+        let args = ["apply", "--namespace", namespace, "--filename", "-"];
+        kubectl_command(&self.env)?.args(args).input(yaml).output().await
+    }
+
+    /// Deletes what is named in YAML, and waits until it is gone; what does not exist is no error.
+    ///
+    /// # Errors
+    /// As kubectl.
+    pub async fn delete_yaml(&self, namespace: &str, yaml: &str) -> Result<String> {
+        let args = ["delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-"];
+        kubectl_command(&self.env)?.args(args).input(yaml).output().await
+    }
+
+    /// Waits until a Deployment, StatefulSet or DaemonSet (`deployment/NAME`) is rolled out.
+    ///
+    /// # Errors
+    /// When it is not within `limit`.
+    pub async fn rolled_out(&self, namespace: &str, workload: &str, limit: Duration) -> Result<()> {
+        let timeout = format!("--timeout={}s", limit.as_secs().max(1));
+        self.kubectl(&["rollout", "status", workload, "--namespace", namespace, &timeout]).await.map(drop)
+    }
+}

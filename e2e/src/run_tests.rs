@@ -1,0 +1,128 @@
+//! Runs tests one after the other: prepares what they need, holds them to their deadline, keeps what they found.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use futures_util::FutureExt as _;
+
+use crate::context::{Context, Figures};
+use crate::env::Env;
+use crate::images::product::Profile;
+use crate::progress::say;
+use crate::tests::{Needs, TESTS, Test};
+use crate::{cluster, images, install};
+
+/// Nodes of the cluster that tests run on.
+const NODES: u8 = 2;
+
+/// Prints the table of tests.
+pub fn list() {
+    let width = TESTS.iter().map(|test| test.name.len()).max().unwrap_or(0);
+    for test in TESTS {
+        println!("{:width$}  {}", test.name, test.proves);
+    }
+}
+
+/// Runs the named tests, or all, and prints a line for each and the counts at the end. Returns whether all passed.
+///
+/// # Errors
+/// When a name is none of a test, or the cluster or the operator cannot be brought up.
+pub async fn run(env: &Env, names: &[String], long: bool) -> Result<bool> {
+    let chosen = choose(names)?;
+    cluster::up(env, Some(NODES)).await?;
+    if chosen.iter().any(|test| test.needs == Needs::Operator) {
+        images::product::build_and_load(env, Profile::Image).await?;
+        install::install(env).await?;
+    }
+    let (mut passed, mut failed) = (0, vec![]);
+    for (n, test) in chosen.iter().enumerate() {
+        say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
+        let start = Instant::now();
+        let result = one(env, test, long).await;
+        let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        let (figures, verdict) = match result {
+            Ok(figures) => {
+                passed += 1;
+                (figures, "ok".to_owned())
+            }
+            Err(e) => {
+                failed.push(test.name);
+                (Figures::new(), format!("FAILED: {e:#}"))
+            }
+        };
+        println!("test {} ({seconds} s): {verdict}", test.name);
+        keep(env, test.name, figures, verdict == "ok", seconds)?;
+    }
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(" "));
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    Ok(failed.is_empty())
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
+    if names.is_empty() {
+        return Ok(TESTS.iter().collect());
+    }
+    let find = |name: &String| {
+        let known = || TESTS.iter().map(|test| test.name).collect::<Vec<_>>().join(", ");
+        TESTS
+            .iter()
+            .find(|test| test.name == name)
+            .with_context(|| format!("no test is called {name}; there are: {}", known()))
+    };
+    names.iter().map(find).collect()
+}
+
+/// Runs one test; a panic is a failure, and so is the deadline.
+async fn one(env: &Env, test: &Test, long: bool) -> Result<Figures> {
+    let cx = Context::connect(env, test.name, long).await?;
+    let limit = Duration::from_secs(60 * test.minutes * if long { 3 } else { 1 });
+    let run = AssertUnwindSafe((test.run)(&cx)).catch_unwind();
+    let result = match tokio::time::timeout(limit, run).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(anyhow!("panicked: {}", panic_message(panic.as_ref()))),
+        Err(_) => Err(anyhow!("not done after {} min", limit.as_secs() / 60)),
+    };
+    match result {
+        Ok(figures) => {
+            cx.clean_up().await;
+            Ok(figures)
+        }
+        Err(e) => {
+            let dir = cx.diagnose(&e).await;
+            let kept = cx.own_namespaces().join(", ");
+            bail!(
+                "{e:#}\n  see {}; kept for a look: {}",
+                dir.display(),
+                if kept.is_empty() { "nothing" } else { &kept }
+            )
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+fn keep(env: &Env, name: &str, mut figures: Figures, passed: bool, seconds: f64) -> Result<()> {
+    figures.set("result", if passed { "passed" } else { "failed" });
+    if figures.get("seconds").is_none() {
+        figures.set("seconds", seconds);
+    }
+    figures.write(env, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_told_the_known_ones() {
+        let error = choose(&["nonsense".into()]).err().unwrap().to_string();
+        assert!(error.contains("nonsense") && error.contains("cluster_leaves_nothing"), "{error}");
+        assert_eq!(choose(&["cluster".into()]).unwrap().len(), 1);
+    }
+}

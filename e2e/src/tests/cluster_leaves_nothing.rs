@@ -1,0 +1,109 @@
+//! A cluster of its own beside the one that tests run on: up, crash, up again, down; then the machine looks as before.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cluster::{self, state::Record};
+use crate::context::{Context, Figures};
+use crate::env::Env;
+
+const STATE: &str = "/var/tmp/bowline-e2e-second";
+
+/// Runs the test.
+pub async fn run(cx: &Context) -> Result<Figures> {
+    let env = cx.env().with_state(STATE.into());
+    // What an aborted run left is not this run's fault.
+    cluster::down(&env).await?;
+    let before = Machine::now(&env)?;
+
+    let start = Instant::now();
+    cluster::up(&env, Some(1)).await?;
+    let up = start.elapsed().as_secs_f64();
+    let first = init(&env)?;
+    ensure!(Machine::now(&env)? != before, "a running cluster leaves no trace: this test looks in the wrong places");
+
+    cluster::up(&env, Some(1)).await?;
+    ensure!(init(&env)? == first, "`up` restarted a healthy cluster");
+
+    first.kill();
+    let start = Instant::now();
+    cluster::up(&env, Some(1)).await.context("after a crash of the node")?;
+    let again = start.elapsed().as_secs_f64();
+    ensure!(init(&env)? != first, "`up` did not notice that the node had died");
+
+    let start = Instant::now();
+    cluster::down(&env).await?;
+    let down = start.elapsed().as_secs_f64();
+    let after = Machine::now(&env)?;
+    before.compare(&after)?;
+
+    let tenth = |seconds: f64| (seconds * 10.0).round() / 10.0;
+    Ok(Figures::new()
+        .with("up_seconds", tenth(up))
+        .with("up_after_crash_seconds", tenth(again))
+        .with("down_seconds", tenth(down)))
+}
+
+fn init(env: &Env) -> Result<cluster::state::Process> {
+    let record = Record::read(env)?.context("no record of the cluster")?;
+    Ok(record.nodes.first().context("the cluster has no node")?.init)
+}
+
+/// What a cluster could leave behind.
+#[derive(Debug, PartialEq, Eq)]
+struct Machine {
+    namespaces: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    directories: BTreeSet<String>,
+}
+
+impl Machine {
+    fn now(env: &Env) -> Result<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        // Mounts and cgroups that come and go with the other cluster's pods are not ours to judge.
+        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let cgroups = names("/sys/fs/cgroup").into_iter().flat_map(|h| names(&format!("/sys/fs/cgroup/{h}")));
+        let state = env.state.to_string_lossy();
+        Ok(Self {
+            namespaces: names("/run/netns"),
+            mounts: mounts.map(str::to_owned).collect(),
+            cgroups: cgroups.chain(names("/sys/fs/cgroup")).collect(),
+            processes: names("/proc").into_iter().filter(|pid| belongs(pid, &state)).collect(),
+            directories: ["/var/lib", "/var/log", "/var/tmp", "/run", "/opt", "/etc", "/usr/libexec"]
+                .into_iter()
+                .flat_map(|dir| names(dir).into_iter().map(move |name| format!("{dir}/{name}")))
+                .collect(),
+        })
+    }
+
+    fn compare(&self, after: &Self) -> Result<()> {
+        let kinds = [
+            ("network namespaces", &self.namespaces, &after.namespaces),
+            ("mounts", &self.mounts, &after.mounts),
+            ("cgroups", &self.cgroups, &after.cgroups),
+            ("processes", &self.processes, &after.processes),
+            ("directories", &self.directories, &after.directories),
+        ];
+        for (kind, before, after) in kinds {
+            let more: Vec<_> = after.difference(before).cloned().collect();
+            ensure!(more.is_empty(), "{kind} left behind: {}", more.join(", "));
+        }
+        Ok(())
+    }
+}
+
+fn names(dir: impl AsRef<Path>) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Whether a process names the cluster's state directory on its command line.
+fn belongs(pid: &str, state: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(state)
+}
