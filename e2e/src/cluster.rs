@@ -14,6 +14,7 @@ pub mod state;
 pub mod take_down;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -131,17 +132,33 @@ async fn observe(env: &Env, programs: &Programs) -> Result<Observed> {
     if record.nodes.is_empty() {
         return Ok(Observed::Broken("an earlier start was interrupted".into()));
     }
-    if let Some(dead) = record.nodes.iter().find(|node| !node.init.alive()) {
-        return Ok(Observed::Broken(format!("node {} has died", dead.number)));
+    if let Some(dead) = record.dead() {
+        return Ok(Observed::Broken(format!("node {dead} has died")));
     }
     if record.programs != programs.dirs() {
         return Ok(Observed::Broken("the running cluster is made of other programs than this checkout's".into()));
     }
     let nodes = u8::try_from(record.nodes.len())?;
-    Ok(match step("checking the running cluster", health::check(env, nodes)).await {
+    let check = async {
+        tokio::select! {
+            checked = health::check(env, nodes) => checked,
+            // One that is dying does not answer, so there is no use in waiting for it.
+            dead = first_death(&record) => bail!("node {dead} has died"),
+        }
+    };
+    Ok(match step("checking the running cluster", check).await {
         Ok(()) => Observed::Healthy { nodes },
         Err(e) => Observed::Broken(format!("the running cluster is not healthy ({e:#})")),
     })
+}
+
+async fn first_death(record: &Record) -> u8 {
+    loop {
+        if let Some(dead) = record.dead() {
+            return dead;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Starts nodes `first` to `last`; with the first node everything that the cluster shares.

@@ -196,6 +196,8 @@ fn controllers(state: &Path) -> [Program; 2] {
         format!("--kubeconfig={}", pki("kcm.kubeconfig")),
         "--use-service-account-credentials".into(),
         "--leader-elect=false".into(),
+        // How soon a new node loses its not-ready taint.
+        "--node-monitor-period=1s".into(),
         format!("--root-ca-file={}", pki("ca.crt")),
         format!("--cluster-signing-cert-file={}", pki("ca.crt")),
         format!("--cluster-signing-key-file={}", pki("ca.key")),

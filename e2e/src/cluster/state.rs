@@ -86,6 +86,12 @@ impl Record {
         }
     }
 
+    /// The number of a node that does not run any more.
+    #[must_use]
+    pub fn dead(&self) -> Option<u8> {
+        self.nodes.iter().find(|node| !node.init.alive()).map(|node| node.number)
+    }
+
     /// Writes it down, atomically.
     ///
     /// # Errors

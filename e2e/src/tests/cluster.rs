@@ -52,7 +52,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
 
     for pod in &web {
         let url = format!("http://{}:8000/", pods::ip(pod)?);
-        let body = cx.exec(&ns, &first, "web", &["wget", "-qO-", "-T5", &url]).await?;
+        let body = cx.exec(&ns, &first, "web", &["timeout", "5", "wget", "-qO-", &url]).await?;
         ensure!(body.trim() == pods::name(pod), "{url} answered {body:?}");
         if cx.env().kubeconfig.is_none() {
             let answer = cx.http_get(pods::ip(pod)?, 8000, "/").await?;
@@ -61,7 +61,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     }
     // A Service is reachable once every node's rules have caught up.
     cx.eventually(Duration::from_secs(10), "the Service does not answer", || {
-        cx.exec(&ns, &first, "web", &["wget", "-qO-", "-T2", "http://web/"])
+        cx.exec(&ns, &first, "web", &["timeout", "2", "wget", "-qO-", "http://web/"])
     })
     .await?;
     let ran = cx.exec_code(&ns, &first, "web", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await?;
