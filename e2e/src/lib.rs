@@ -14,3 +14,4 @@ pub mod report;
 pub mod run_tests;
 pub mod shell;
 pub mod tests;
+pub mod verify;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::init::Node;
 use e2e::env::Env;
 use e2e::images::product::Profile;
+use e2e::verify::{self, Options};
 use e2e::{bench, cluster, images, install, report, run_tests};
 
 /// A throw-away Kubernetes on this machine, and everything that is done with it.
@@ -66,6 +67,18 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
+    /// Run everything: formatting, dependencies, lints, all Rust tests, then all tests on a cluster.
+    Verify {
+        /// Leave out what needs a cluster.
+        #[arg(long)]
+        no_cluster: bool,
+        /// Run the longer forms of the tests on the cluster.
+        #[arg(long)]
+        long: bool,
+        /// Leave the cluster running at the end.
+        #[arg(long)]
+        keep: bool,
+    },
     /// PID 1 of a node; started by `up`.
     #[command(hide = true)]
     NodeInit {
@@ -113,6 +126,10 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
         }
         Command::Report => report::print(env)?,
         Command::Bench(Bench::Proxy(args)) => bench::proxy(&args)?,
+        Command::Verify { no_cluster, long, keep } => {
+            let good = verify::verify(env, Options { no_cluster, long, keep }).await?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::NodeInit { .. } => unreachable!("handled before the runtime starts"),
     }
     Ok(ExitCode::SUCCESS)

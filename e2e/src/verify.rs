@@ -1,0 +1,187 @@
+//! `cargo e2e verify`: everything that must hold before a change lands, with a time per stage and one total at the end.
+//!
+//! Every stage is a command that a developer can run alone; its whole output goes to `target/e2e/verify/STAGE.log`.
+
+mod advisories;
+mod command;
+mod tally;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use self::command::{Logged, Show};
+use self::tally::{Height, Tallies};
+use crate::env::Env;
+use crate::progress::{minutes, say};
+use crate::shell::which;
+
+/// The version of cargo-deny that is installed when there is none.
+const CARGO_DENY: &str = "0.20.2";
+
+/// What is left out or added.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Checks and tests that need no cluster.
+    pub no_cluster: bool,
+    /// The longer forms of the tests on the cluster.
+    pub long: bool,
+    /// Leave the cluster running at the end.
+    pub keep: bool,
+}
+
+/// How a stage ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped(String),
+}
+
+struct Ended {
+    name: &'static str,
+    took: Duration,
+    verdict: Verdict,
+}
+
+/// Runs every stage; one that fails does not keep the next from running unless that makes no sense without it.
+///
+/// # Errors
+/// When a command cannot be started or a log cannot be written; a failing check or test is no error, but `Ok(false)`.
+pub async fn verify(env: &Env, options: Options) -> Result<bool> {
+    let mut run = Run::new(env)?;
+    run.checks().await?;
+    let built = run.rust_tests().await?;
+    if options.no_cluster {
+        run.skip("cluster", "left out by --no-cluster");
+    } else if built {
+        run.cluster(options).await?;
+    } else {
+        run.skip("cluster", "the workspace does not compile");
+    }
+    Ok(run.report())
+}
+
+struct Run<'a> {
+    env: &'a Env,
+    cargo: PathBuf,
+    logs: PathBuf,
+    since: Instant,
+    ended: Vec<Ended>,
+    tallies: Tallies,
+}
+
+impl<'a> Run<'a> {
+    fn new(env: &'a Env) -> Result<Self> {
+        let logs = env.out.join("verify");
+        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let cargo = std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
+        let tallies = Tallies::new(&env.root);
+        Ok(Self { env, cargo, logs, since: Instant::now(), ended: vec![], tallies })
+    }
+
+    async fn checks(&mut self) -> Result<()> {
+        self.cargo("format", &["fmt", "--all", "--check"]).await?;
+        if which("cargo-deny").is_none() && !home_bin("cargo-deny").is_some_and(|f| f.is_file()) {
+            let args = ["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY];
+            self.cargo("install-cargo-deny", &args).await?;
+        }
+        self.cargo("deny", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]).await?;
+        match advisories::obstacle(env_home().as_deref()).await {
+            None => drop(self.cargo("advisories", &["deny", "--log-level", "error", "check", "advisories"]).await?),
+            Some(why) => self.skip("advisories", &why),
+        }
+        let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+        self.cargo("clippy", &clippy).await?;
+        Ok(())
+    }
+
+    /// Returns whether everything compiled.
+    async fn rust_tests(&mut self) -> Result<bool> {
+        if !self.cargo("build-tests", &["test", "--workspace", "--no-run"]).await? {
+            return Ok(false);
+        }
+        self.cargo("rust-tests", &["test", "--workspace", "--no-fail-fast"]).await?;
+        Ok(true)
+    }
+
+    async fn cluster(&mut self, options: Options) -> Result<()> {
+        let up = self.e2e("cluster-up", &["up", "--nodes", "2"]).await?;
+        if up && self.e2e("images", &["images"]).await? {
+            let test: &[&str] = if options.long { &["test", "--long"] } else { &["test"] };
+            self.e2e("cluster-tests", test).await?;
+        }
+        if self.env.kubeconfig.is_none() && !options.keep {
+            self.e2e("cluster-down", &["down"]).await?;
+        }
+        Ok(())
+    }
+
+    /// A command of cargo: quiet, its last line as remark; what failed is shown.
+    async fn cargo(&mut self, name: &'static str, args: &[&str]) -> Result<bool> {
+        self.stage(name, args, Show::OnFailure).await
+    }
+
+    /// Another command of this program, in a process of its own: the tests' compilation may have replaced its executable.
+    async fn e2e(&mut self, name: &'static str, args: &[&str]) -> Result<bool> {
+        let args = [&["run", "--quiet", "--package", "e2e", "--bin", "e2e", "--"], args].concat();
+        self.stage(name, &args, Show::Lines).await
+    }
+
+    async fn stage(&mut self, name: &'static str, args: &[&str], show: Show) -> Result<bool> {
+        let begun = Instant::now();
+        let mut command = std::process::Command::new(&self.cargo);
+        command.args(args).current_dir(&self.env.root).env("CARGO_TERM_COLOR", "never");
+        let logged = Logged { name, command, log: self.logs.join(format!("{name}.log")), show };
+        let (good, lines) = logged.run().await?;
+        self.tallies.read(&lines);
+        let verdict = if good { Verdict::Passed } else { Verdict::Failed };
+        self.ended.push(Ended { name, took: begun.elapsed(), verdict });
+        Ok(good)
+    }
+
+    fn skip(&mut self, name: &'static str, why: &str) {
+        say(format_args!("{name}: skipped, {why}"));
+        self.ended.push(Ended { name, took: Duration::ZERO, verdict: Verdict::Skipped(why.into()) });
+    }
+
+    /// Prints the stages, the tests by height and the total; returns whether all is well.
+    fn report(&self) -> bool {
+        println!();
+        for Ended { name, took, verdict } in &self.ended {
+            let verdict = match verdict {
+                Verdict::Passed => "passed".to_owned(),
+                Verdict::Failed => format!("FAILED, see {}", self.logs.join(format!("{name}.log")).display()),
+                Verdict::Skipped(why) => format!("skipped: {why}"),
+            };
+            println!("{name:<20} {:>14}  {verdict}", minutes(*took));
+        }
+        println!("{:<20} {:>14}", "all", minutes(self.since.elapsed()));
+        println!();
+        for height in Height::ALL {
+            let tally = self.tallies.of(height);
+            println!(
+                "{:<20} {:>5} passed {:>3} failed {:>3} ignored",
+                height.name(),
+                tally.passed,
+                tally.failed,
+                tally.ignored
+            );
+        }
+        let total = self.tallies.total();
+        println!("{} passed, {} failed", total.passed, total.failed);
+        total.failed == 0 && total.passed > 0 && !self.ended.iter().any(|e| e.verdict == Verdict::Failed)
+    }
+}
+
+fn env_home() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+}
+
+/// Where `cargo install` puts programs, which `PATH` may lack.
+fn home_bin(program: &str) -> Option<PathBuf> {
+    Some(env_home()?.join("bin").join(program))
+}
