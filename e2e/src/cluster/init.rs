@@ -198,6 +198,9 @@ fn controllers(state: &Path) -> [Program; 2] {
         "--leader-elect=false".into(),
         // How soon a new node loses its not-ready taint.
         "--node-monitor-period=1s".into(),
+        // At the default rate making its own clients takes five seconds.
+        "--kube-api-qps=500".into(),
+        "--kube-api-burst=1000".into(),
         format!("--root-ca-file={}", pki("ca.crt")),
         format!("--cluster-signing-cert-file={}", pki("ca.crt")),
         format!("--cluster-signing-key-file={}", pki("ca.key")),
