@@ -63,7 +63,12 @@ impl Cmd {
     ///
     /// # Errors
     /// When the program cannot be started or exits with anything but 0; the message quotes the end of its output.
-    pub async fn output(mut self) -> Result<String> {
+    pub async fn output(self) -> Result<String> {
+        // A child process with its pipes is a large future; everybody awaits this one.
+        Box::pin(self.finish()).await
+    }
+
+    async fn finish(mut self) -> Result<String> {
         self.inner.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         self.inner.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.inner.spawn().with_context(|| format!("cannot start `{}`", self.line))?;

@@ -52,7 +52,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 #[cfg(test)]
-mod tests {
+mod table {
     use super::*;
 
     #[test]

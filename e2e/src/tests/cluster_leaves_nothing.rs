@@ -67,7 +67,7 @@ impl Machine {
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
         // Mounts and cgroups that come and go with the other cluster's pods are not ours to judge.
         let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        let cgroups = names("/sys/fs/cgroup").into_iter().flat_map(|h| names(&format!("/sys/fs/cgroup/{h}")));
+        let cgroups = names("/sys/fs/cgroup").into_iter().flat_map(|h| names(format!("/sys/fs/cgroup/{h}")));
         let state = env.state.to_string_lossy();
         Ok(Self {
             namespaces: names("/run/netns"),
