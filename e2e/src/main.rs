@@ -95,14 +95,20 @@ enum Bench {
     Proxy(bench::BenchProxy),
 }
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
-    if let Command::NodeInit { number, state } = args.command {
+fn main() -> ExitCode {
+    start(Args::parse().command).unwrap_or_else(|e| {
+        eprintln!("error: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start(command: Command) -> Result<ExitCode> {
+    if let Command::NodeInit { number, state } = command {
         cluster::init::run(&Node { number, state })?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(args.command, &Env::from_process()?))
+    runtime.block_on(run(command, &Env::from_process()?))
 }
 
 async fn run(command: Command, env: &Env) -> Result<ExitCode> {
