@@ -4,13 +4,15 @@ use anyhow::Result;
 
 use crate::cluster::kubectl_command;
 use crate::env::Env;
+use crate::images::{load, product};
 use crate::progress::step;
 
 /// The operator's namespace and the name of its Deployment.
 pub const NAMESPACE: &str = "bowline-system";
 const DEPLOYMENT: &str = "deployment/bowline-operator";
+const SELECTOR: &str = "app.kubernetes.io/name=bowline-operator";
 
-/// Applies the manifests and waits for the Deployment's rollout. Applying again changes nothing.
+/// Applies the manifests and waits for the Deployment's rollout. Applying again changes nothing, unless the image was built anew.
 ///
 /// # Errors
 /// When the API server refuses something, or the operator does not become available within two minutes.
@@ -18,9 +20,23 @@ pub async fn install(env: &Env) -> Result<()> {
     let manifests = env.root.join("config/default");
     step("installing the operator", async {
         kubectl_command(env)?.args(["apply", "-k"]).args([&manifests]).output().await?;
+        if stale(env).await? {
+            // The image's name did not change, so the Deployment did not either.
+            let restart = ["rollout", "restart", DEPLOYMENT, "--namespace", NAMESPACE];
+            kubectl_command(env)?.args(restart).output().await?;
+        }
         let rollout = ["rollout", "status", DEPLOYMENT, "--namespace", NAMESPACE, "--timeout=120s"];
         kubectl_command(env)?.args(rollout).output().await
     })
     .await?;
     Ok(())
+}
+
+/// Whether a pod of the operator runs another image than the one of that name on the nodes.
+async fn stale(env: &Env) -> Result<bool> {
+    let Some(loaded) = load::on_first_node(env, &product::image_name("bowline-operator")) else { return Ok(false) };
+    let path = r#"jsonpath={range .items[*].status.containerStatuses[*]}{.imageID}{"\n"}{end}"#;
+    let get = ["get", "pods", "--namespace", NAMESPACE, "--selector", SELECTOR, "--output", path];
+    let running = kubectl_command(env)?.args(get).output().await?;
+    Ok(running.split_whitespace().any(|id| id.trim_start_matches("sha256:") != loaded))
 }

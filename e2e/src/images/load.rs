@@ -76,6 +76,13 @@ pub async fn on_new_node(env: &Env, programs: &Programs, number: u8, base: &[Pat
     std::fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))
 }
 
+/// The digest of the image that the nodes of our own cluster have under `name`, as `imageID` in a pod's status shows it.
+#[must_use]
+pub fn on_first_node(env: &Env, name: &str) -> Option<String> {
+    let given = if env.kubeconfig.is_none() { read(env, 1).remove(name) } else { None };
+    given.map(|given| given.config.trim_start_matches("sha256:").trim_end_matches(".json").to_owned())
+}
+
 async fn await_containerd(env: &Env, number: u8) -> Result<()> {
     let socket = containerd_socket(&env.state, number);
     for _ in 0..600 {
