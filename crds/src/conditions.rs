@@ -28,8 +28,6 @@ pub mod reasons {
     pub const NAMESPACE_CONFLICT: &str = "NamespaceConflict";
     /// The CA's keys are gone and no copy is left in memory.
     pub const CA_STATE_LOST: &str = "CaStateLost";
-    /// The CA's Secret holds what cannot be read.
-    pub const CA_STATE_INVALID: &str = "CaStateInvalid";
     /// Deletion is held: workloads are still in the mesh.
     pub const WORKLOADS_PRESENT: &str = "WorkloadsPresent";
     /// The Mesh is being deleted.
@@ -42,6 +40,18 @@ pub mod reasons {
     pub const PODS_WITHOUT_SIDECAR: &str = "PodsWithoutSidecar";
     /// A namespace names a Mesh that does not exist.
     pub const UNKNOWN_MESH: &str = "UnknownMesh";
+    /// The Mesh has no certificate authority (yet).
+    pub const NO_AUTHORITY: &str = "NoAuthority";
+    /// A root or issuing CA was made.
+    pub const AUTHORITY_CREATED: &str = "AuthorityCreated";
+    /// The issuing CA has expired.
+    pub const AUTHORITY_EXPIRED: &str = "AuthorityExpired";
+    /// The root ends before long.
+    pub const TRUST_AT_RISK: &str = "TrustAtRisk";
+    /// The CA's Secret was damaged and put back from memory.
+    pub const CA_STATE_RESTORED: &str = "CaStateRestored";
+    /// A trust ConfigMap was edited and put back.
+    pub const CONFIG_MAP_REPAIRED: &str = "ConfigMapRepaired";
     /// The condition does not hold, and that is as it should be.
     pub const AS_EXPECTED: &str = "AsExpected";
 }

@@ -1,6 +1,7 @@
 //! Bowline's user-facing Kubernetes types and the names that users type; nothing else.
 
 pub mod conditions;
+pub mod duration;
 pub mod mesh;
 pub mod names;
 

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
     category = "bowline",
     status = "MeshStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label: 1 to 63 of a-z, 0-9 and '-'"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"mTLS","type":"string","jsonPath":".status.mtlsMode"}"#,
@@ -32,6 +34,15 @@ use serde::{Deserialize, Serialize};
 pub struct MeshSpec {
     /// Trust domain of every identity: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`. Cannot be changed.
     #[serde(default = "defaults::trust_domain")]
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9._-]+$')").message(
+            "spec.trustDomain must consist of a-z, 0-9, '.', '-' and '_' only: no scheme, slash or port"
+        ),
+        validation = Rule::new("self == oldSelf").message(
+            "spec.trustDomain cannot be changed: every identity contains it; make a new Mesh and move namespaces over"
+        )
+    )]
     pub trust_domain: String,
     /// Life spans of certificates.
     #[serde(default)]
@@ -59,35 +70,100 @@ impl Default for MeshSpec {
     }
 }
 
-/// Life spans of certificates, as Go durations (`24h`, `8760h`). A leaf never outlives its issuer, an issuer never its root.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
+/// What rules and operator both say about life spans.
+pub mod rules {
+    use std::time::Duration;
+
+    /// Shortest life of a leaf.
+    pub const MIN_LEAF: Duration = Duration::from_secs(60);
+    /// Longest life of a leaf.
+    pub const MAX_LEAF: Duration = Duration::from_secs(720 * 3600);
+    /// Message for a leaf outside of these.
+    pub const LEAF_RANGE: &str = "leafLifetime must lie between 1m and 720h";
+    /// Message for life spans in the wrong order.
+    pub const LIFETIME_ORDER: &str =
+        "leafLifetime must be shorter than issuerLifetime, and issuerLifetime shorter than rootLifetime";
+    /// Message for what is no duration.
+    pub(super) const DURATION: &str = "must be hours, minutes and seconds such as 24h, 90m or 1h30m";
+    /// What [`crate::duration::parse`] reads.
+    pub(super) const DURATION_RULE: &str = "self.matches('^([0-9]{1,6}[hms])+$')";
+    /// See [`LEAF_RANGE`]; texts that are no durations have been told already.
+    pub(super) const LEAF_RANGE_RULE: &str = "!self.leafLifetime.matches('^([0-9]{1,6}[hms])+$') || \
+        (duration(self.leafLifetime) >= duration('1m') && duration(self.leafLifetime) <= duration('720h'))";
+    /// See [`LIFETIME_ORDER`].
+    pub(super) const LIFETIME_ORDER_RULE: &str = "\
+        ![self.leafLifetime, self.issuerLifetime, self.rootLifetime].all(d, d.matches('^([0-9]{1,6}[hms])+$')) || \
+        (duration(self.leafLifetime) < duration(self.issuerLifetime) && \
+        duration(self.issuerLifetime) < duration(self.rootLifetime))";
+    /// Ports that every proxy keeps for itself.
+    pub(super) const PORTS_RULE: &str = "self.all(p, !(p in [15000, 15001, 15006, 15008, 15020, 15021]))";
+    /// Message for these.
+    pub(super) const PORTS: &str =
+        "ports 15000, 15001, 15006, 15008, 15020 and 15021 belong to the proxy: leave them out";
+}
+
+/// Life spans of certificates, as Go durations (`24h`, `8760h`). A leaf never outlives its issuer, an issuer never its root. A change
+/// applies to what is made from then on.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(rules::LEAF_RANGE_RULE).message(rules::LEAF_RANGE),
+    validation = Rule::new(rules::LIFETIME_ORDER_RULE).message(rules::LIFETIME_ORDER)
+)]
 pub struct Certificates {
     /// Life of the built-in root.
+    #[serde(default = "defaults::root_lifetime")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new(rules::DURATION_RULE).message(rules::DURATION))]
     pub root_lifetime: String,
-    /// Life of the issuing CA below it.
+    /// Life of the issuing CA below it; replaced at half of it.
+    #[serde(default = "defaults::issuer_lifetime")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new(rules::DURATION_RULE).message(rules::DURATION))]
     pub issuer_lifetime: String,
-    /// Life of workload certificates; renewed at half of it.
+    /// Life of workload certificates, 1m to 720h; renewed at half of it.
+    #[serde(default = "defaults::leaf_lifetime")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new(rules::DURATION_RULE).message(rules::DURATION))]
     pub leaf_lifetime: String,
 }
 
 impl Default for Certificates {
     fn default() -> Self {
-        Self { root_lifetime: "87600h".into(), issuer_lifetime: "8760h".into(), leaf_lifetime: "24h".into() }
+        Self {
+            root_lifetime: defaults::root_lifetime(),
+            issuer_lifetime: defaults::issuer_lifetime(),
+            leaf_lifetime: defaults::leaf_lifetime(),
+        }
     }
 }
 
 /// The sidecar that pods are given.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct Proxy {
     /// Image. Default: the one of the operator's own version.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[^ \\t\\n]+$')").message("spec.proxy.image must be an image reference such as NAME:TAG, without spaces")
+    )]
     pub image: Option<String>,
     /// How much it logs.
+    #[serde(default)]
     pub log_level: LogLevel,
     /// Resources of each slot. Default: requests of 10m CPU and 24Mi memory, a limit of 256Mi memory.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schemas::resources")]
+    #[x_kube(
+        validation = Rule::new(
+            "(!has(self.requests) || self.requests.all(k, isQuantity(self.requests[k]))) && \
+             (!has(self.limits) || self.limits.all(k, isQuantity(self.limits[k])))"
+        )
+        .message("spec.proxy.resources must hold quantities such as \"100m\" or \"64Mi\"")
+    )]
     pub resources: Option<ResourceRequirements>,
 }
 
@@ -107,15 +183,28 @@ pub enum LogLevel {
 }
 
 /// Which namespaces and ports take part.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct Injection {
-    /// Namespaces that join besides those with the label `bowline.dev/mesh: NAME`.
+    /// Namespaces that join besides those with the label `bowline.dev/mesh: NAME`. An empty selector takes all but the system's.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
     /// Ports whose inbound traffic is left alone in every pod.
+    #[serde(default)]
+    #[schemars(schema_with = "schemas::ports")]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(rules::PORTS_RULE).message(rules::PORTS)
+    )]
     pub skip_inbound_ports: Vec<u16>,
     /// Ports whose outbound traffic is left alone in every pod.
+    #[serde(default)]
+    #[schemars(schema_with = "schemas::ports")]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(rules::PORTS_RULE).message(rules::PORTS)
+    )]
     pub skip_outbound_ports: Vec<u16>,
 }
 
@@ -142,30 +231,82 @@ mod defaults {
     pub(super) fn trust_domain() -> String {
         "cluster.local".into()
     }
+
+    pub(super) fn root_lifetime() -> String {
+        "87600h".into()
+    }
+
+    pub(super) fn issuer_lifetime() -> String {
+        "8760h".into()
+    }
+
+    pub(super) fn leaf_lifetime() -> String {
+        "24h".into()
+    }
+}
+
+/// Schemas where those that are derived say too much or too little.
+mod schemas {
+    use schemars::{Schema, SchemaGenerator, json_schema};
+
+    pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "array",
+            "maxItems": 64,
+            "items": { "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 }
+        })
+    }
+
+    /// Requests and limits only: a sidecar has no use for claims.
+    pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
+        let quantities = json_schema!({
+            "type": "object",
+            "maxProperties": 16,
+            "additionalProperties": { "type": "string", "maxLength": 32 }
+        });
+        json_schema!({
+            "type": "object",
+            "nullable": true,
+            "properties": { "limits": quantities, "requests": quantities }
+        })
+    }
+
+    /// A count: Kubernetes knows no unsigned formats.
+    pub(super) fn count(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "format": "int64", "minimum": 0 })
+    }
 }
 
 /// What was found and done.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
 pub struct MeshStatus {
     /// Generation that everything below is about.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// See [`crate::conditions`].
+    /// Ready, Reconciling and Stalled as kstatus reads them; Available, Progressing and Degraded.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// Version of the operator that wrote this.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The mode in force.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls_mode: Option<MtlsMode>,
     /// The certificate authority.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
     /// The sidecars.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxies: Option<ProxiesStatus>,
     /// Member namespaces.
+    #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespacesStatus>,
 }
@@ -175,6 +316,7 @@ pub struct MeshStatus {
 #[serde(rename_all = "camelCase")]
 pub struct CertificatesStatus {
     /// Sequence of the published trust bundle.
+    #[schemars(schema_with = "schemas::count")]
     pub bundle_sequence: u64,
     /// When the root that signs expires.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -221,10 +363,13 @@ pub struct ProxiesStatus {
     /// `READY/TOTAL` for the printer column.
     pub summary: String,
     /// Live meshed pods.
+    #[schemars(schema_with = "schemas::count")]
     pub total: u32,
     /// Those of them whose proxy serves.
+    #[schemars(schema_with = "schemas::count")]
     pub ready: u32,
     /// Pods that should carry a sidecar and do not.
+    #[schemars(schema_with = "schemas::count")]
     pub missing: u32,
     /// Names (`NAMESPACE/POD`) of the first few of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -241,6 +386,7 @@ pub struct VersionCount {
     /// The version.
     pub version: String,
     /// How many.
+    #[schemars(schema_with = "schemas::count")]
     pub count: u32,
 }
 
@@ -249,6 +395,7 @@ pub struct VersionCount {
 #[serde(rename_all = "camelCase")]
 pub struct NamespacesStatus {
     /// How many.
+    #[schemars(schema_with = "schemas::count")]
     pub count: u32,
     /// The first hundred, by name.
     #[serde(default)]

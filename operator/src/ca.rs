@@ -6,6 +6,7 @@
 
 pub mod authorities;
 pub mod decide;
+pub mod ensure;
 pub mod issue;
 pub mod key;
 pub mod restore;

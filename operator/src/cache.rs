@@ -1,6 +1,6 @@
 //! Watch → store: what every replica keeps in memory of the cluster.
 
-use std::{fmt::Debug, future::Future, hash::Hash, pin::pin, sync::Arc};
+use std::{fmt::Debug, future::Future, pin::pin, sync::Arc};
 
 use futures_util::StreamExt;
 use k8s_openapi::{api::core::v1::Pod, serde::de::DeserializeOwned};
@@ -81,10 +81,7 @@ where
 
     /// The object of a cluster-scoped kind.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Arc<K>>
-    where
-        K: Eq + Hash + Clone,
-    {
+    pub fn get(&self, name: &str) -> Option<Arc<K>> {
         self.store.get(&ObjectRef::new(name))
     }
 }

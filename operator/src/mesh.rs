@@ -1,14 +1,165 @@
-//! Reconciles Meshes: fetch → validate → build → apply → status. Leader only.
+//! Reconciles Meshes: [`fetch`] → [`validate`] → [`build`] → [`apply`] → [`status`]. Leader only.
+//!
+//! Whatever changes in a cluster that could concern a Mesh (a namespace's labels, a pod, a trust ConfigMap, the CA's Secret) marks every
+//! Mesh: there are few of them, each reconcile reads caches only, and one that finds nothing to do writes nothing.
 
-use std::sync::Arc;
+pub mod apply;
+pub mod build;
+pub mod deletion;
+pub mod fetch;
+pub mod namespaces;
+pub mod pods;
+pub mod reconcile;
+pub mod status;
+pub mod validate;
 
-use crate::context::{Ctx, TaskResult};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
-/// Reconciles until it is dropped.
+use bowline_crds::{Mesh, names::OWNER_LABEL};
+use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt,
+    runtime::{
+        Controller,
+        controller::{Action, Config as ControllerConfig},
+        watcher,
+    },
+};
+use tokio::{sync::watch, time::Instant};
+
+use self::reconcile::{ReconcileError, reconcile};
+use crate::{
+    admin::Readiness,
+    cache::{self, Cache},
+    context::{Ctx, TaskResult},
+    telemetry::Outcome,
+};
+
+/// Name in metrics.
+const CONTROLLER: &str = "mesh";
+/// Changes within this time are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// What the controller hands to each reconcile.
+struct Reconciler {
+    ctx: Arc<Ctx>,
+    config_maps: Cache<ConfigMap>,
+    /// Failures in a row, by Mesh.
+    failures: Mutex<BTreeMap<String, u32>>,
+    /// Meshes that were marked and not looked at since.
+    marked: Mutex<BTreeSet<String>>,
+}
+
+/// Reconciles for as long as it is polled.
 ///
 /// # Errors
-/// When the API server's kinds are missing.
+/// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
-    ctx.shutdown.requested().await;
-    Ok(())
+    let of_ours = watcher::Config::default().labels(OWNER_LABEL);
+    let gate = Readiness::default().gate("trust ConfigMaps");
+    let (config_maps, fill) = Cache::new(Api::all(ctx.client.clone()), of_ours, cache::trim_meta, gate);
+    let reconciler = Arc::new(Reconciler {
+        ctx: ctx.clone(),
+        config_maps: config_maps.clone(),
+        failures: Mutex::default(),
+        marked: Mutex::default(),
+    });
+    let control = async move {
+        // A decision on half of the evidence could take a bundle from those who need it.
+        ctx.registry.synced().await;
+        ctx.namespaces.synced().await;
+        ctx.pods.synced().await;
+        config_maps.synced().await;
+        tokio::join!(control(reconciler), namespaces::run(ctx));
+        Ok(())
+    };
+    tokio::try_join!(fill, control).map(|((), ())| ())
+}
+
+async fn control(reconciler: Arc<Reconciler>) {
+    let ctx = reconciler.ctx.clone();
+    let triggers = [
+        ctx.registry.subscribe(),
+        ctx.namespaces.subscribe(),
+        ctx.pods.subscribe(),
+        reconciler.config_maps.subscribe(),
+        ctx.authorities.subscribe(),
+    ];
+    let marking = reconciler.clone();
+    let changes =
+        stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t)))).inspect(move |()| marking.mark());
+    Controller::new(Api::<Mesh>::all(ctx.client.clone()), watcher::Config::default())
+        .with_config(ControllerConfig::default().debounce(DEBOUNCE).concurrency(2))
+        .reconcile_all_on(changes)
+        .run(
+            |mesh, reconciler| async move { reconciler.once(mesh).await },
+            |mesh, error, reconciler| reconciler.failed(&mesh, error),
+            reconciler,
+        )
+        .for_each(|ended| {
+            // Failures of reconciles were told where they happened; these are of the watch.
+            if let Err(error @ kube::runtime::controller::Error::QueueError(_)) = ended {
+                tracing::warn!(%error, "the watch on Meshes failed, it is tried again");
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// One item for every change, and one to begin with.
+fn changes(watched: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send {
+    stream::unfold((watched, true), |(mut watched, first)| async move {
+        if !first {
+            watched.changed().await.ok()?;
+        }
+        watched.borrow_and_update();
+        Some(((), (watched, false)))
+    })
+}
+
+impl Reconciler {
+    fn mark(&self) {
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        marked.extend(self.ctx.registry.all().iter().map(|m| m.name_any()));
+        self.ctx.metrics.queue_depth(CONTROLLER, marked.len());
+    }
+
+    async fn once(&self, mesh: Arc<Mesh>) -> Result<Action, ReconcileError> {
+        let name = mesh.name_any();
+        {
+            let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+            marked.remove(&name);
+            self.ctx.metrics.queue_depth(CONTROLLER, marked.len());
+        }
+        let began = Instant::now();
+        self.ctx.metrics.reconcile_started(CONTROLLER);
+        let ended = reconcile(&self.ctx, &self.config_maps, mesh, SystemTime::now()).await;
+        let outcome = if ended.is_ok() { Outcome::RequeueAfter } else { Outcome::Error };
+        self.ctx.metrics.reconcile_ended(CONTROLLER, outcome, began.elapsed());
+        let wait = ended?;
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        Ok(Action::requeue(wait))
+    }
+
+    fn failed(&self, mesh: &Mesh, error: &ReconcileError) -> Action {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(mesh.name_any()).or_default();
+        *count = count.saturating_add(1);
+        let wait = backoff(*count);
+        tracing::warn!(mesh = mesh.name_any(), %error, ?wait, "the reconcile failed, it is tried again");
+        Action::requeue(wait)
+    }
+}
+
+/// Doubles with every failure in a row.
+fn backoff(failures: u32) -> Duration {
+    let doubled = BACKOFF.0.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    doubled.min(BACKOFF.1).mul_f64(1.0 - rand::random::<f64>() / 4.0)
 }

@@ -1,16 +1,159 @@
-//! The webhook's serving certificate and its configuration.
+//! The webhook's serving certificate ([`certificate`], [`serving`]) and its configuration ([`configuration`]): made at run time, so that
+//! no Git holds them, and never before a replica really serves ([`probe`]).
 
+pub mod certificate;
+pub mod configuration;
+pub mod probe;
 pub mod serving;
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use crate::context::{Ctx, TaskResult};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
+use kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher::watch_object},
+};
+use tokio::time::sleep;
 
-/// Keeps both until it is dropped. Leader only.
+use self::certificate::ServingState;
+use crate::{
+    config::WEBHOOK_SECRET,
+    context::{Ctx, TaskResult},
+    telemetry::Outcome,
+};
+
+/// Name in metrics.
+const CONTROLLER: &str = "webhook";
+/// Wait after a failure, and before another look at a server that does not answer yet.
+const RETRY: Duration = Duration::from_secs(2);
+/// Looked at again after this long, whatever else happens.
+const RESYNC: Duration = Duration::from_secs(3600);
+
+/// Why the webhook is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// The API server refused.
+    #[error("{object}: {error}")]
+    Api {
+        /// Kind and name.
+        object: &'static str,
+        /// Why.
+        error: kube::Error,
+    },
+    /// No certificate could be made.
+    #[error(transparent)]
+    Certificate(#[from] certificate::CertificateError),
+    /// This replica does not serve yet, so nobody is sent to it.
+    #[error("the webhook server does not answer as it should yet: {0}")]
+    NotServing(#[from] probe::ProbeError),
+}
+
+/// Keeps certificate and configuration for as long as it is polled. Leader only.
 ///
 /// # Errors
-/// None that ends it.
+/// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
-    ctx.shutdown.requested().await;
-    Ok(())
+    ctx.registry.synced().await;
+    ctx.pods.synced().await;
+    let mut configuration =
+        pin!(watched::<MutatingWebhookConfiguration>(Api::all(ctx.client.clone()), configuration::NAME));
+    let mut secret = pin!(watched::<Secret>(secrets(&ctx), WEBHOOK_SECRET));
+    // Nothing is decided before both were seen.
+    let mut seen_configuration = configuration.next().await.flatten();
+    let mut seen_secret = secret.next().await.flatten();
+    let (mut meshes, mut pods) = (ctx.registry.subscribe(), ctx.pods.subscribe());
+    loop {
+        let wait = timed(&ctx, seen_secret.as_ref(), seen_configuration.as_ref()).await;
+        tokio::select! {
+            Some(seen) = configuration.next() => seen_configuration = seen,
+            Some(seen) = secret.next() => seen_secret = seen,
+            changed = meshes.changed() => changed?,
+            // Pods decide when a Mesh that is being deleted may go.
+            changed = pods.changed(), if configuration::is_one_leaving(&ctx) => changed?,
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// The object of that name, again whenever it changes; `None`: there is none.
+fn watched<K>(api: Api<K>, name: &str) -> impl Stream<Item = Option<K>> + Send
+where
+    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watch_object(api, name).default_backoff().filter_map(|event| async move {
+        event.inspect_err(|error| tracing::warn!(%error, "a watch of the webhook failed, it is tried again")).ok()
+    })
+}
+
+pub(crate) fn secrets(ctx: &Ctx) -> Api<Secret> {
+    Api::namespaced(ctx.client.clone(), &ctx.config.namespace)
+}
+
+/// One reconcile, measured; how long to wait for the next.
+async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
+    let began = tokio::time::Instant::now();
+    ctx.metrics.reconcile_started(CONTROLLER);
+    let ended = reconcile(ctx, secret, seen, SystemTime::now()).await;
+    let (outcome, wait) = match ended {
+        Ok(wait) => (Outcome::RequeueAfter, wait),
+        Err(WebhookError::NotServing(error)) => {
+            tracing::info!(%error, "the webhook's configuration waits for its server");
+            (Outcome::RequeueAfter, RETRY)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the webhook is not as it should be, it is tried again");
+            (Outcome::Error, RETRY)
+        }
+    };
+    ctx.metrics.reconcile_ended(CONTROLLER, outcome, began.elapsed());
+    wait
+}
+
+/// Certificate first, then the configuration that trusts it.
+///
+/// # Errors
+/// See [`WebhookError`].
+pub async fn reconcile(
+    ctx: &Ctx,
+    secret: Option<&Secret>,
+    seen: Option<&MutatingWebhookConfiguration>,
+    now: SystemTime,
+) -> Result<Duration, WebhookError> {
+    let published = seen.map(configuration::published).unwrap_or_default();
+    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), now)? {
+        (state, false) => state,
+        (state, true) => {
+            serving::write(&secrets(ctx), secret, &state).await?;
+            // The watch brings what was written; the configuration follows when the server has taken it up.
+            return Ok(RETRY);
+        }
+    };
+    bring_about(ctx, &state, seen, now).await?;
+    let change = state.next_change().duration_since(now).unwrap_or_default();
+    Ok((change + Duration::from_secs(1)).min(RESYNC))
+}
+
+async fn bring_about(
+    ctx: &Ctx,
+    state: &ServingState,
+    seen: Option<&MutatingWebhookConfiguration>,
+    now: SystemTime,
+) -> Result<(), WebhookError> {
+    let api = |error| WebhookError::Api { object: "MutatingWebhookConfiguration bowline-inject", error };
+    match configuration::wanted(ctx, &state.bundle_pem(now)) {
+        None if seen.is_some() => configuration::delete(&ctx.client).await.map_err(api),
+        None => Ok(()),
+        Some(wanted) => {
+            if seen.is_some_and(|seen| configuration::is_current(seen, &wanted)) {
+                return Ok(());
+            }
+            probe::probe(ctx.config.webhook_port, &ctx.config.webhook_host(), &state.authorities(now)).await?;
+            configuration::apply(&ctx.client, &wanted).await.map_err(api)
+        }
+    }
 }

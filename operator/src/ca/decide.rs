@@ -88,3 +88,47 @@ pub fn next_change(state: &CaState) -> Option<SystemTime> {
     let dropped = state.issuers.iter().filter(|i| i.phase != AuthorityPhase::Active).map(|i| i.not_after + 1).min();
     half.into_iter().chain(dropped).min().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s))
 }
+
+/// Where a Mesh's state is to be taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The Secret holds a good one.
+    Secret,
+    /// The Secret lost it, this process remembers it.
+    Memory,
+    /// There never was one, or its loss was accepted.
+    Fresh,
+    /// It is lost: a new root would cut every running workload off, so nobody makes one unasked.
+    Lost,
+}
+
+/// What is known of a Mesh's state.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What the Secret holds.
+    pub secret: Option<&'a CaState>,
+    /// What this process remembers.
+    pub memory: Option<&'a CaState>,
+    /// Whether status or ConfigMaps show that there was one.
+    pub published: bool,
+    /// Whether somebody accepted a new root.
+    pub accept_new_root: bool,
+}
+
+/// Where to take the state from. A state of another trust domain belongs to a Mesh that is gone.
+#[must_use]
+pub fn source(known: Known<'_>, trust_domain: &str) -> Source {
+    let usable = |state: Option<&CaState>| state.is_some_and(|s| s.trust_domain == trust_domain);
+    if usable(known.secret) {
+        Source::Secret
+    } else if usable(known.memory) {
+        Source::Memory
+    } else if !known.published || known.accept_new_root {
+        Source::Fresh
+    } else {
+        Source::Lost
+    }
+}
+
+#[cfg(test)]
+mod tests;

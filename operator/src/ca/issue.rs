@@ -1,6 +1,6 @@
 //! Carries out what [`super::decide`] decided, in memory: makes keys and certificates.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bowline_crds::mesh::AuthorityPhase;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use super::{
     decide::{Policy, Write},
     key::AuthorityKey,
-    sign::{BACKDATE, serial},
+    sign::{BACKDATE, serial, whole},
     state::{Authority, CaState, FORMAT, StateError, fingerprint, unix},
 };
 
@@ -135,9 +135,4 @@ fn authority(
         certificate: certificate.pem(),
         key: key.to_pem(),
     }
-}
-
-/// Certificates know whole seconds only.
-fn whole(time: SystemTime) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(unix(time))
 }

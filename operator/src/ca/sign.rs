@@ -159,7 +159,7 @@ fn crypto(e: rcgen::Error) -> SignError {
 }
 
 /// Certificates know whole seconds only.
-fn whole(time: SystemTime) -> SystemTime {
+pub(crate) fn whole(time: SystemTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(super::state::unix(time))
 }
 
@@ -178,7 +178,7 @@ fn leaf_params(not_before: SystemTime, not_after: SystemTime) -> CertificatePara
 }
 
 /// A random serial number of 128 bits, never zero.
-pub(super) fn serial() -> SerialNumber {
+pub(crate) fn serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[15] |= 1;
     SerialNumber::from_slice(&bytes)

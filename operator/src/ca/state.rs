@@ -147,7 +147,7 @@ impl Authority {
     }
 
     /// That certificate, key, dates and id belong together.
-    fn check(&self) -> Result<(), StateError> {
+    pub(crate) fn check(&self) -> Result<(), StateError> {
         let der = self.der()?;
         let (rest, cert) =
             x509_parser::parse_x509_certificate(&der).map_err(|_| self.fault("its certificate cannot be decoded"))?;

@@ -1,0 +1,331 @@
+//! The Mesh's status: a pure function of what was found, what was done and what the status said before.
+
+use std::time::SystemTime;
+
+use bowline_crds::{
+    Mesh, MeshStatus,
+    conditions::{reasons, types},
+    mesh::{AuthorityStatus, CertificatesStatus, NamespacesStatus, ProxiesStatus, VersionCount},
+};
+use bowline_proxy::bootstrap::VERSION;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+use super::{
+    fetch::Observed,
+    pods::{NAMED, named},
+};
+use crate::ca::state::{Authority, CaState, unix};
+
+/// Names of member namespaces that are listed at most.
+const LISTED: usize = 100;
+
+/// How the reconcile ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything is in place.
+    Done,
+    /// Nothing will happen until somebody does what the message says.
+    Stalled {
+        /// See [`reasons`].
+        reason: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// It failed and is tried again.
+    Failed {
+        /// See [`reasons`].
+        reason: &'static str,
+        /// What failed.
+        message: String,
+    },
+    /// It is being deleted, and workloads hold it.
+    Held,
+    /// It is being deleted.
+    Deleting,
+}
+
+/// What a status is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// What was found.
+    pub observed: &'a Observed,
+    /// The CA, if there is one.
+    pub ca: Option<&'a CaState>,
+    /// How the reconcile ended.
+    pub verdict: &'a Verdict,
+    /// Time of the reconcile.
+    pub now: SystemTime,
+}
+
+/// The status.
+#[must_use]
+pub fn build(facts: Facts<'_>) -> MeshStatus {
+    let mesh = &facts.observed.mesh;
+    let before = mesh.status.clone().unwrap_or_default();
+    let mut status = MeshStatus {
+        observed_generation: mesh.metadata.generation,
+        conditions: Vec::new(),
+        version: Some(VERSION.into()),
+        mtls_mode: Some(mesh.spec.mtls.mode),
+        certificates: facts.ca.map(certificates).or_else(|| before.certificates.clone()),
+        proxies: Some(proxies(facts.observed)),
+        namespaces: Some(namespaces(facts.observed)),
+    };
+    if matches!(facts.verdict, Verdict::Stalled { reason: reasons::INVALID_SPEC, .. }) {
+        // What is in force is what the last valid spec asked for.
+        status.mtls_mode = before.mtls_mode;
+    }
+    status.conditions =
+        conditions(facts, &before).into_iter().map(|c| c.finish(mesh, &before.conditions, facts.now)).collect();
+    status
+}
+
+/// A condition without generation and time.
+struct Draft {
+    kind: &'static str,
+    holds: Option<bool>,
+    reason: &'static str,
+    message: String,
+}
+
+fn draft(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Draft {
+    Draft { kind, holds: Some(holds), reason, message: message.into() }
+}
+
+impl Draft {
+    /// The time of the last transition stays while the status does.
+    fn finish(self, mesh: &Mesh, before: &[Condition], now: SystemTime) -> Condition {
+        let status = match self.holds {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let unchanged = before.iter().find(|c| c.type_ == self.kind && c.status == status);
+        Condition {
+            type_: self.kind.into(),
+            status: status.into(),
+            reason: self.reason.into(),
+            message: bounded(self.message),
+            observed_generation: mesh.metadata.generation,
+            last_transition_time: unchanged.map_or_else(|| time(unix(now)), |c| c.last_transition_time.clone()),
+        }
+    }
+}
+
+/// The API takes messages of at most 32 KiB; nobody reads that many.
+fn bounded(mut message: String) -> String {
+    const MOST: usize = 2048;
+    if message.len() > MOST {
+        message.truncate(message.floor_char_boundary(MOST - 4));
+        message.push_str(" ...");
+    }
+    message
+}
+
+fn conditions(facts: Facts<'_>, before: &MeshStatus) -> Vec<Draft> {
+    let as_expected = |kind| draft(kind, false, reasons::AS_EXPECTED, "");
+    let mut all = match facts.verdict {
+        Verdict::Done => match conflict(facts.observed) {
+            None => vec![
+                draft(types::READY, true, reasons::RECONCILED, "everything is in place"),
+                as_expected(types::RECONCILING),
+                as_expected(types::STALLED),
+                as_expected(types::PROGRESSING),
+            ],
+            Some(message) => stalled(reasons::NAMESPACE_CONFLICT, &message),
+        },
+        Verdict::Stalled { reason, message } => stalled(reason, message),
+        Verdict::Failed { reason, message } => {
+            // What was in place for this generation still is.
+            let was_ready = before.observed_generation == facts.observed.mesh.metadata.generation
+                && before.conditions.iter().any(|c| c.type_ == types::READY && c.status == "True");
+            vec![
+                draft(types::READY, was_ready, reason, message),
+                draft(types::RECONCILING, true, reason, message),
+                as_expected(types::STALLED),
+                draft(types::PROGRESSING, true, reason, message),
+            ]
+        }
+        Verdict::Held => stalled(reasons::WORKLOADS_PRESENT, &held(facts.observed)),
+        Verdict::Deleting => {
+            let message = "the Mesh is being deleted";
+            vec![
+                draft(types::READY, false, reasons::DELETING, message),
+                draft(types::RECONCILING, true, reasons::DELETING, message),
+                as_expected(types::STALLED),
+                draft(types::PROGRESSING, true, reasons::DELETING, message),
+            ]
+        }
+    };
+    all.insert(3, available(facts));
+    all.push(degraded(facts));
+    all
+}
+
+fn stalled(reason: &'static str, message: &str) -> Vec<Draft> {
+    vec![
+        draft(types::READY, false, reason, message),
+        draft(types::RECONCILING, false, reason, message),
+        draft(types::STALLED, true, reason, message),
+        draft(types::PROGRESSING, false, reason, message),
+    ]
+}
+
+fn conflict(observed: &Observed) -> Option<String> {
+    let mesh = kube::ResourceExt::name_any(observed.mesh.as_ref());
+    let parts: Vec<String> = observed
+        .conflicts
+        .iter()
+        .take(NAMED)
+        .map(|(namespace, others)| {
+            format!("namespace {namespace} is claimed by Mesh {mesh} and by {}", others.join(", "))
+        })
+        .collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "{}: change the namespace's label {} or the Meshes' spec.injection.namespaceSelector so that only one matches; \
+             until then its meshed pods stay as they are and no other joins",
+            parts.join("; "),
+            bowline_crds::names::MESH_LABEL
+        )
+    })
+}
+
+fn held(observed: &Observed) -> String {
+    format!(
+        "deletion waits for {} meshed pods: {}; remove the label {} from their namespaces and restart them, or annotate the \
+         Mesh with {}=true to delete it all the same",
+        observed.pods.present.len(),
+        named(&observed.pods.present),
+        bowline_crds::names::MESH_LABEL,
+        bowline_crds::names::FORCE_DELETE_ANNOTATION
+    )
+}
+
+fn available(facts: Facts<'_>) -> Draft {
+    match facts.ca.and_then(CaState::active_issuer) {
+        Some(issuer) if issuer.not_after > unix(facts.now) => {
+            draft(types::AVAILABLE, true, reasons::AS_EXPECTED, "workloads can join and renew their identities")
+        }
+        Some(_) => draft(types::AVAILABLE, false, reasons::AUTHORITY_EXPIRED, "the issuing CA has expired"),
+        None => draft(types::AVAILABLE, false, reasons::NO_AUTHORITY, "there is no certificate authority"),
+    }
+}
+
+fn degraded(facts: Facts<'_>) -> Draft {
+    let missing = &facts.observed.pods.missing;
+    match facts.verdict {
+        Verdict::Failed { reason, message } | Verdict::Stalled { reason, message } => {
+            draft(types::DEGRADED, true, reason, message)
+        }
+        _ if !facts.observed.conflicts.is_empty() => {
+            draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflict(facts.observed).unwrap_or_default())
+        }
+        _ if facts.ca.is_some_and(|ca| root_at_risk(ca, facts.now)) => {
+            draft(types::DEGRADED, true, reasons::TRUST_AT_RISK, "less than a fifth of the root's life is left")
+        }
+        _ if !missing.is_empty() => draft(
+            types::DEGRADED,
+            true,
+            reasons::PODS_WITHOUT_SIDECAR,
+            format!(
+                "{} pods of member namespaces carry no sidecar: {}; restart them, or label those that are to stay out with {}=false",
+                missing.len(),
+                named(missing),
+                bowline_crds::names::INJECT_LABEL
+            ),
+        ),
+        _ => draft(types::DEGRADED, false, reasons::AS_EXPECTED, ""),
+    }
+}
+
+fn root_at_risk(ca: &CaState, now: SystemTime) -> bool {
+    ca.active_root().is_some_and(|root| {
+        let left = root.not_after.saturating_sub(unix(now));
+        left < (root.not_after - root.not_before) / 5
+    })
+}
+
+fn certificates(ca: &CaState) -> CertificatesStatus {
+    CertificatesStatus {
+        bundle_sequence: ca.bundle_sequence,
+        root_not_after: ca.active_root().map(|r| time(r.not_after)),
+        roots: ca.roots.iter().map(authority).collect(),
+        issuers: ca.issuers.iter().map(authority).collect(),
+    }
+}
+
+fn authority(a: &Authority) -> AuthorityStatus {
+    AuthorityStatus {
+        fingerprint: a.fingerprint().unwrap_or_default(),
+        phase: a.phase,
+        not_before: time(a.not_before),
+        not_after: time(a.not_after),
+    }
+}
+
+fn proxies(observed: &Observed) -> ProxiesStatus {
+    let pods = &observed.pods;
+    ProxiesStatus {
+        summary: format!("{}/{}", pods.ready, pods.total),
+        total: pods.total,
+        ready: pods.ready,
+        missing: u32::try_from(pods.missing.len()).unwrap_or(u32::MAX),
+        missing_pods: pods.missing.iter().take(NAMED).cloned().collect(),
+        versions: pods
+            .versions
+            .iter()
+            .map(|(version, count)| VersionCount { version: version.clone(), count: *count })
+            .collect(),
+    }
+}
+
+fn namespaces(observed: &Observed) -> NamespacesStatus {
+    NamespacesStatus {
+        count: u32::try_from(observed.members.len()).unwrap_or(u32::MAX),
+        names: observed.members.iter().take(LISTED).cloned().collect(),
+    }
+}
+
+/// Dates far outside of what certificates know become the epoch.
+fn time(seconds: u64) -> Time {
+    let at = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
+    Time(at.unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// What somebody should be told: what changed for the worse or back to good between two statuses.
+#[must_use]
+pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
+    let was = |kind: &str| before.and_then(|b| b.conditions.iter().find(|c| c.type_ == kind));
+    let mut news = Vec::new();
+    for condition in &after.conditions {
+        let same = was(&condition.type_).is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
+        let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED) && condition.status == "True";
+        let good = condition.type_ == types::READY && condition.status == "True";
+        if same || !(bad || good) {
+            continue;
+        }
+        let item = News { warning: bad, reason: condition.reason.clone(), message: condition.message.clone() };
+        if !news.contains(&item) {
+            news.push(item);
+        }
+    }
+    news
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// CamelCase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Judges what the API server's schema and rules cannot, and what they would have refused had the CRD been current.
+
+use std::time::Duration;
+
+use bowline_crds::{Mesh, duration, mesh::rules};
+use bowline_proxy::{bootstrap::ports, identity::spiffe::is_trust_domain};
+use kube::{ResourceExt, core::Selector};
+
+/// Why a Mesh cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// The name cannot be a DNS label.
+    #[error("metadata.name {0:?} is no DNS label: make a Mesh with a name of 1 to 63 of a-z, 0-9 and '-'")]
+    Name(String),
+    /// The trust domain cannot be one.
+    #[error("spec.trustDomain {0:?} is no trust domain: use 1 to 255 of a-z, 0-9, '.', '-' and '_'")]
+    TrustDomain(String),
+    /// A life span cannot be read.
+    #[error("spec.certificates.{field}: {error}")]
+    Lifetime {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        error: duration::DurationError,
+    },
+    /// Life spans are too short, too long or in the wrong order.
+    #[error("spec.certificates: {0}")]
+    Lifetimes(&'static str),
+    /// The selector cannot be one.
+    #[error("spec.injection.namespaceSelector: {0}")]
+    Selector(String),
+    /// A port that cannot be left alone.
+    #[error("spec.injection.{field} holds {port}: use 1 to 65535 without the proxy's own ports {:?}", ports::ALL)]
+    Port {
+        /// Which list.
+        field: &'static str,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What a good Mesh asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Valid {
+    /// Its name.
+    pub name: String,
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// Life of roots.
+    pub root_lifetime: Duration,
+    /// Life of issuing CAs.
+    pub issuer_lifetime: Duration,
+    /// Life of leaves.
+    pub leaf_lifetime: Duration,
+}
+
+/// See the module.
+///
+/// # Errors
+/// Names the field, what it holds and what it should hold.
+pub fn validate(mesh: &Mesh) -> Result<Valid, InvalidSpec> {
+    let name = mesh.name_any();
+    if !is_label(&name) {
+        return Err(InvalidSpec::Name(name));
+    }
+    let trust_domain = mesh.spec.trust_domain.clone();
+    if !is_trust_domain(&trust_domain) {
+        return Err(InvalidSpec::TrustDomain(trust_domain));
+    }
+    let certificates = &mesh.spec.certificates;
+    let read = |field, text: &str| duration::parse(text).map_err(|error| InvalidSpec::Lifetime { field, error });
+    let valid = Valid {
+        name,
+        trust_domain,
+        root_lifetime: read("rootLifetime", &certificates.root_lifetime)?,
+        issuer_lifetime: read("issuerLifetime", &certificates.issuer_lifetime)?,
+        leaf_lifetime: read("leafLifetime", &certificates.leaf_lifetime)?,
+    };
+    if !(rules::MIN_LEAF..=rules::MAX_LEAF).contains(&valid.leaf_lifetime) {
+        return Err(InvalidSpec::Lifetimes(rules::LEAF_RANGE));
+    }
+    if valid.leaf_lifetime >= valid.issuer_lifetime || valid.issuer_lifetime >= valid.root_lifetime {
+        return Err(InvalidSpec::Lifetimes(rules::LIFETIME_ORDER));
+    }
+    let injection = &mesh.spec.injection;
+    for (field, list) in
+        [("skipInboundPorts", &injection.skip_inbound_ports), ("skipOutboundPorts", &injection.skip_outbound_ports)]
+    {
+        if let Some(port) = list.iter().find(|p| **p == 0 || ports::ALL.contains(p)) {
+            return Err(InvalidSpec::Port { field, port: *port });
+        }
+    }
+    if let Some(selector) = injection.namespace_selector.clone() {
+        check_selector(&selector)?;
+        Selector::try_from(selector).map_err(|e| InvalidSpec::Selector(e.to_string()))?;
+    }
+    Ok(valid)
+}
+
+/// What the API server would refuse in the webhook's configuration.
+fn check_selector(selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector) -> Result<(), InvalidSpec> {
+    for e in selector.match_expressions.iter().flatten() {
+        let values = e.values.as_ref().map_or(0, Vec::len);
+        let fault = match e.operator.as_str() {
+            "In" | "NotIn" if values == 0 => "needs values",
+            "Exists" | "DoesNotExist" if values > 0 => "must have no values",
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => continue,
+            _ => "has an unknown operator: use In, NotIn, Exists or DoesNotExist",
+        };
+        return Err(InvalidSpec::Selector(format!("the expression on {:?} {fault}", e.key)));
+    }
+    Ok(())
+}
+
+fn is_label(name: &str) -> bool {
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && ends(name.as_bytes().first())
+        && ends(name.as_bytes().last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_crds::MeshSpec;
+    use serde_json::json;
+
+    fn judged(name: &str, spec: serde_json::Value) -> Result<Valid, InvalidSpec> {
+        let spec: MeshSpec = serde_json::from_value(spec).unwrap();
+        validate(&Mesh::new(name, spec))
+    }
+
+    #[test]
+    fn an_empty_spec_is_a_good_mesh() {
+        let valid = judged("default", json!({})).unwrap();
+        assert_eq!(valid.trust_domain, "cluster.local");
+        assert_eq!(valid.leaf_lifetime, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_with_the_remedy() {
+        for (name, spec, expected) in [
+            ("a.b", json!({}), "metadata.name"),
+            ("a", json!({ "trustDomain": "a/b" }), "spec.trustDomain"),
+            ("a", json!({ "certificates": { "leafLifetime": "0s" } }), "leafLifetime"),
+            ("a", json!({ "certificates": { "leafLifetime": "soon" } }), "leafLifetime"),
+            ("a", json!({ "certificates": { "issuerLifetime": "24h" } }), "issuerLifetime"),
+            ("a", json!({ "certificates": { "rootLifetime": "24h" } }), "rootLifetime"),
+            ("a", json!({ "injection": { "skipInboundPorts": [15_008] } }), "skipInboundPorts"),
+            ("a", json!({ "injection": { "skipOutboundPorts": [0] } }), "skipOutboundPorts"),
+            (
+                "a",
+                json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "k", "operator": "Is" }] } } }),
+                "namespaceSelector",
+            ),
+            (
+                "a",
+                json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "k", "operator": "In" }] } } }),
+                "namespaceSelector",
+            ),
+        ] {
+            let error = judged(name, spec).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The webhook's own CA and serving certificate: a pure function of what the Secret holds, what the webhook's configuration trusts, and
+//! the time. A new CA is trusted first and signs afterwards; an old one goes when it has expired.
+
+use std::time::{Duration, SystemTime};
+
+use bowline_crds::mesh::AuthorityPhase;
+use k8s_openapi::api::core::v1::Secret;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SanType,
+};
+use rustls::{crypto::aws_lc_rs::sign::any_ecdsa_type, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::ca::{
+    key::AuthorityKey,
+    sign::{BACKDATE, serial, whole},
+    state::{Authority, StateError, fingerprint, unix},
+};
+
+/// Key in the Secret.
+pub const SECRET_KEY: &str = "serving.json";
+/// Life of the CA.
+pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// Life of the serving certificate.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(60 * 86_400);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// The signature failed.
+    #[error("the webhook's certificate cannot be made: {0}")]
+    Crypto(#[from] rcgen::Error),
+    /// What was read cannot be used.
+    #[error("the webhook's certificate cannot be used: {0}")]
+    State(#[from] StateError),
+    /// The key is of no use to TLS.
+    #[error("the webhook's key cannot be used: {0}")]
+    Key(rustls::Error),
+}
+
+/// What the Secret holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServingState {
+    /// Oldest first.
+    pub cas: Vec<Authority>,
+    /// What is served; `root` names the CA that signed it.
+    pub leaf: Authority,
+    /// DNS name of the leaf.
+    pub host: String,
+}
+
+impl ServingState {
+    /// What the Secret holds, if that can be used.
+    #[must_use]
+    pub fn read(secret: Option<&Secret>) -> Option<Self> {
+        let bytes = &secret?.data.as_ref()?.get(SECRET_KEY)?.0;
+        let state: Self = serde_json::from_slice(bytes).ok()?;
+        let good = state.cas.iter().chain([&state.leaf]).all(|a| a.check().is_ok());
+        (good && state.signer().is_some()).then_some(state)
+    }
+
+    /// The CA that signed the leaf.
+    fn signer(&self) -> Option<&Authority> {
+        self.cas.iter().find(|ca| Some(&ca.id) == self.leaf.root.as_ref())
+    }
+
+    /// CAs that are still valid, PEM.
+    #[must_use]
+    pub fn bundle_pem(&self, now: SystemTime) -> String {
+        self.valid(now).map(|ca| format!("{}\n", ca.certificate.trim_end())).collect()
+    }
+
+    /// CAs that are still valid, DER.
+    #[must_use]
+    pub fn authorities(&self, now: SystemTime) -> Vec<CertificateDer<'static>> {
+        self.valid(now).filter_map(|ca| ca.der().ok()).collect()
+    }
+
+    fn valid(&self, now: SystemTime) -> impl Iterator<Item = &Authority> {
+        let now = unix(now);
+        self.cas.iter().filter(move |ca| ca.not_after > now)
+    }
+
+    /// For the TLS server.
+    ///
+    /// # Errors
+    /// When key or certificate cannot be used.
+    pub fn certified_key(&self) -> Result<CertifiedKey, CertificateError> {
+        let key = self.leaf.signing_key()?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_der().to_vec()));
+        let signer = any_ecdsa_type(&der).map_err(CertificateError::Key)?;
+        Ok(CertifiedKey::new(vec![self.leaf.der()?], signer))
+    }
+
+    /// When there will be something to do.
+    #[must_use]
+    pub fn next_change(&self) -> SystemTime {
+        let newest = self.cas.last().map_or(0, half);
+        let oldest = self.cas.iter().map(|ca| ca.not_after + 1).min().unwrap_or_default();
+        let at = half(&self.leaf).min(newest).min(oldest);
+        SystemTime::UNIX_EPOCH + Duration::from_secs(at)
+    }
+}
+
+/// Half of its life.
+fn half(a: &Authority) -> u64 {
+    a.not_before + (a.not_after - a.not_before) / 2
+}
+
+/// The state as it should be, and whether that differs from what the Secret holds. `published`: ids of the CAs that the webhook's
+/// configuration trusts; empty: there is none, so nobody is to be disappointed.
+///
+/// # Errors
+/// When a certificate cannot be made.
+pub fn next(
+    secret: Option<&Secret>,
+    published: &[String],
+    host: &str,
+    now: SystemTime,
+) -> Result<(ServingState, bool), CertificateError> {
+    let Some(mut state) = ServingState::read(secret) else { return Ok((fresh(host, now)?, true)) };
+    let before = state.clone();
+    if state.cas.last().is_none_or(|newest| half(newest) <= unix(now)) {
+        state.cas.push(make_ca(now)?);
+    }
+    let signer = signer(&state.cas, published, now).cloned();
+    match signer {
+        Some(ca) if is_leaf_due(&state, &ca, host, now) => {
+            state.leaf = make_leaf(&ca, host, now)?;
+            host.clone_into(&mut state.host);
+        }
+        Some(_) => {}
+        None => return Ok((fresh(host, now)?, true)),
+    }
+    state.cas.retain(|ca| ca.not_after > unix(now));
+    let changed = state != before;
+    Ok((state, changed))
+}
+
+/// The newest CA that is trusted already.
+fn signer<'a>(cas: &'a [Authority], published: &[String], now: SystemTime) -> Option<&'a Authority> {
+    let valid = || cas.iter().rev().filter(|ca| ca.not_after > unix(now));
+    valid().find(|ca| published.contains(&ca.id)).or_else(|| valid().next())
+}
+
+fn is_leaf_due(state: &ServingState, signer: &Authority, host: &str, now: SystemTime) -> bool {
+    state.leaf.root.as_ref() != Some(&signer.id) || half(&state.leaf) <= unix(now) || state.host != host
+}
+
+fn fresh(host: &str, now: SystemTime) -> Result<ServingState, CertificateError> {
+    let ca = make_ca(now)?;
+    Ok(ServingState { leaf: make_leaf(&ca, host, now)?, cas: vec![ca], host: host.into() })
+}
+
+fn make_ca(now: SystemTime) -> Result<Authority, CertificateError> {
+    let key = AuthorityKey::generate()?;
+    let not_after = now + CA_LIFETIME;
+    let mut params = params(&format!("bowline webhook CA {}", unix(now)), now, not_after);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let certificate = params.self_signed(&key)?;
+    Ok(authority(None, &certificate, &key, now, not_after))
+}
+
+fn make_leaf(ca: &Authority, host: &str, now: SystemTime) -> Result<Authority, CertificateError> {
+    let key = AuthorityKey::generate()?;
+    let not_after = (now + LEAF_LIFETIME).min(ca.expires());
+    let mut params = params(host, now, not_after);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.subject_alt_names = vec![SanType::DnsName(host.try_into()?)];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&key, &Issuer::from_ca_cert_der(&ca.der()?, ca.signing_key()?)?)?;
+    Ok(authority(Some(ca.id.clone()), &certificate, &key, now, not_after))
+}
+
+fn params(name: &str, now: SystemTime, not_after: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = whole(now - BACKDATE).into();
+    params.not_after = whole(not_after).into();
+    params.serial_number = Some(serial());
+    params
+}
+
+fn authority(
+    root: Option<String>,
+    certificate: &rcgen::Certificate,
+    key: &AuthorityKey,
+    now: SystemTime,
+    not_after: SystemTime,
+) -> Authority {
+    Authority {
+        id: fingerprint(certificate.der())[..16].to_owned(),
+        root,
+        phase: AuthorityPhase::Active,
+        created_at: unix(now),
+        not_before: unix(now - BACKDATE),
+        not_after: unix(not_after),
+        certificate: certificate.pem(),
+        key: key.to_pem(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
