@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
     plural = "meshes",
     shortname = "mesh",
     category = "bowline",
+    doc = "One service mesh: who trusts whom, which namespaces take part, and the sidecar that their pods are given.",
     status = "MeshStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"mTLS","type":"string","jsonPath":".status.mtlsMode"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#,
     printcolumn = r#"{"name":"Proxies","type":"string","jsonPath":".status.proxies.summary"}"#,
-    printcolumn = r#"{"name":"Root Expiry","type":"date","jsonPath":".status.certificates.rootNotAfter"}"#,
+    printcolumn = r#"{"name":"Root Expiry","type":"string","jsonPath":".status.certificates.rootNotAfter"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -37,7 +37,7 @@ pub const RULES: &[Rule] = &[
         "",
         "configmaps",
         &[],
-        &["list", "watch", "create", "patch", "delete"],
+        &["list", "watch", "create", "patch", "update", "delete"],
         "mesh: trust bundles in member namespaces",
     ),
     cluster("authentication.k8s.io", "tokenreviews", &[], &["create"], "identity: whose token it is"),
