@@ -1,0 +1,166 @@
+//! The two slots as processes: one serves, the other stands by and takes over whatever becomes of the first.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::{
+    io::Read,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bowline_proxy::bootstrap::{VERSION, env};
+use rustix::process::{Pid, Signal, kill_process};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A pod with two slots on a loopback address of its own.
+struct Pod {
+    dir: PathBuf,
+    address: String,
+}
+
+struct Slot {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Pod {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(format!("bowline-slots-{process}-{number}"));
+        let address = format!("127.{}.{}.{number}", 64 + (process >> 8) % 64, process % 256);
+        Self { dir, address }
+    }
+
+    fn start(&self, slot: &str) -> Slot {
+        let process = Command::new(env!("CARGO_BIN_EXE_bowline-proxy"))
+            .arg("run")
+            .env_clear()
+            .env(env::SLOT, slot)
+            .env(env::POD_NAME, "web-1")
+            .env(env::POD_NAMESPACE, "shop")
+            .env(env::POD_IP, &self.address)
+            .env(env::SERVICE_ACCOUNT, "web")
+            .env(env::DRAIN_SECONDS, "1")
+            .env("BOWLINE_SLOTS_DIR", &self.dir)
+            .env("BOWLINE_TRUST_DIR", &self.dir)
+            .env("BOWLINE_BIND_ADDRESS", &self.address)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Slot { process, socket: self.dir.join(format!("{slot}.sock")) }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn role(socket: &Path) -> Option<String> {
+    let mut line = String::new();
+    UnixStream::connect(socket).ok()?.read_to_string(&mut line).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&line).ok()?;
+    assert_eq!(value["version"], VERSION);
+    Some(value["role"].as_str()?.to_owned())
+}
+
+impl Slot {
+    fn until(&self, expected: &str) {
+        let deadline = Instant::now() + SOON;
+        while role(&self.socket).as_deref() != Some(expected) {
+            assert!(Instant::now() < deadline, "{} never was {expected}", self.socket.display());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} never ended", self.socket.display());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn the_standby_takes_over_when_the_other_is_killed_and_back_again() {
+    let pod = Pod::new();
+    let mut a = pod.start("a");
+    a.until("serving");
+    let mut b = pod.start("b");
+    b.until("standby");
+    assert_eq!(role(&a.socket).as_deref(), Some("serving"), "a newcomer takes nothing away");
+    a.signal(Signal::KILL);
+    let killed = Instant::now();
+    b.until("serving");
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    a.end();
+    let a = pod.start("a");
+    a.until("standby");
+    b.signal(Signal::TERM);
+    assert!(b.end().success());
+    a.until("serving");
+}
+
+#[test]
+fn a_standby_ends_at_once_and_well_when_told_to() {
+    let pod = Pod::new();
+    let a = pod.start("a");
+    a.until("serving");
+    let mut b = pod.start("b");
+    b.until("standby");
+    let told = Instant::now();
+    b.signal(Signal::TERM);
+    assert!(b.end().success());
+    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    assert_eq!(role(&a.socket).as_deref(), Some("serving"));
+}
+
+#[test]
+fn when_both_are_gone_the_first_to_come_back_serves() {
+    let pod = Pod::new();
+    for slot in ["a", "b"] {
+        pod.start(slot).until("serving");
+    }
+    let b = pod.start("b");
+    b.until("serving");
+    let a = pod.start("a");
+    a.until("standby");
+}
+
+#[test]
+fn a_standby_uses_no_processor() {
+    let pod = Pod::new();
+    let a = pod.start("a");
+    a.until("serving");
+    let b = pod.start("b");
+    b.until("standby");
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", b.process.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(ticks(), before);
+}
