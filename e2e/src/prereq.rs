@@ -39,7 +39,15 @@ pub async fn for_cluster() -> Result<()> {
         Path::new("/sys/fs/cgroup/memory").is_dir() || Path::new("/sys/fs/cgroup/cgroup.controllers").is_file(),
         "no cgroup hierarchy at /sys/fs/cgroup: mount cgroup2 there"
     );
-    packages().await
+    packages(|_| true).await
+}
+
+/// Makes sure that images can be built.
+///
+/// # Errors
+/// Names what is missing and the command that installs it.
+pub async fn for_images() -> Result<()> {
+    packages(|package| package == "buildah").await
 }
 
 /// Makes sure that Go is there and new enough.
@@ -59,13 +67,14 @@ pub async fn for_go() -> Result<String> {
     Ok(go)
 }
 
-/// Installs the Debian packages that are missing.
-async fn packages() -> Result<()> {
+/// Installs the Debian packages that are missing among those that are `wanted`.
+async fn packages(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut missing: Vec<&str> =
         NEEDED.iter().filter(|(what, _)| !present(what)).map(|(_, package)| *package).collect();
     if which("busybox").is_some_and(|file| !is_static(&file)) {
         missing.push("busybox-static");
     }
+    missing.retain(|package| wanted(package));
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

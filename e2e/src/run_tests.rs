@@ -87,6 +87,7 @@ async fn one(env: &Env, test: &Test, long: bool) -> Result<Figures> {
     };
     match result {
         Ok(figures) => {
+            cx.forget_diagnosis();
             cx.clean_up().await;
             Ok(figures)
         }

@@ -13,8 +13,8 @@ use crate::install;
 impl Context {
     /// Writes objects, events and logs of the test's namespaces and of the operator's to `target/e2e/diagnostics/NAME`.
     pub async fn diagnose(&self, error: &anyhow::Error) -> PathBuf {
-        let dir = self.env.out.join("diagnostics").join(&self.test);
-        let _ = std::fs::remove_dir_all(&dir);
+        self.forget_diagnosis();
+        let dir = self.diagnostics();
         let _ = std::fs::create_dir_all(&dir);
         let _ = std::fs::write(dir.join("error.txt"), format!("{error:?}\n"));
         self.dump(&dir, "nodes.txt", &["get", "nodes", "-o", "wide"]).await;
@@ -32,6 +32,15 @@ impl Context {
             let _ = self.dump_logs(&below, ns).await;
         }
         dir
+    }
+
+    /// Removes what an earlier failure left.
+    pub fn forget_diagnosis(&self) {
+        let _ = std::fs::remove_dir_all(self.diagnostics());
+    }
+
+    fn diagnostics(&self) -> PathBuf {
+        self.env.out.join("diagnostics").join(&self.test)
     }
 
     async fn dump(&self, dir: &Path, file: &str, kubectl: &[&str]) {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::{Image, load};
+use crate::cluster::state::Record;
 use crate::env::{Env, VERSION};
+use crate::prereq;
 use crate::progress::{say, step_with};
 use crate::shell::Cmd;
 
@@ -64,9 +66,11 @@ pub async fn build(env: &Env, profile: Profile) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// As [`build`], and when an image cannot be loaded.
 pub async fn build_and_load(env: &Env, profile: Profile) -> Result<()> {
+    prereq::for_images().await?;
     let archives = build(env, profile).await?;
     match load::advice(env, &archives) {
         Some(advice) => say(advice),
+        None if Record::read(env)?.is_none() => say("the images are built, but no cluster is up to load them on"),
         None => load::on_all_nodes(env, &archives).await?,
     }
     Ok(())
