@@ -1,4 +1,5 @@
 //! A certificate authority for unit tests: root → issuer → leaf.
+#![allow(clippy::unwrap_used)]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
