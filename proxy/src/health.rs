@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use tokio::sync::watch;
+
 /// Everything that readiness depends on besides leaf and configuration, and counts of what went wrong.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -21,7 +23,7 @@ pub struct Health {
     /// Probes carried out without success.
     pub probes_failed: AtomicU64,
     listening: AtomicBool,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
 }
 
 /// One part that tries, fails and tries again.
@@ -70,12 +72,18 @@ impl Health {
 
     /// The proxy was told to end.
     pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.send_replace(true);
     }
 
     /// Whether it was.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        *self.draining.borrow()
+    }
+
+    /// Changes when it is.
+    #[must_use]
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 }

@@ -10,9 +10,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Connections at once on one port; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
 /// How long a caller may take to send its header.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest header, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// How long to wait when no connection can be accepted (out of descriptors).

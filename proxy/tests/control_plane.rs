@@ -282,3 +282,25 @@ async fn what_is_gone_is_unsubscribed_and_its_users_learn_of_it() {
     assert!(watch.borrow().is_none());
     assert!(matches!(world.state.peek(ip()), Some(Target::Outside)));
 }
+
+#[tokio::test]
+async fn a_proxy_that_drains_reports_that_it_no_longer_serves() {
+    let mut world = World::new().await;
+    let mut stream = world.stream().await;
+    assert!(stream.find(report).await.serving);
+    world.health.set_draining();
+    assert!(!stream.find(report).await.serving);
+}
+
+#[tokio::test]
+async fn a_destination_that_nobody_knows_is_named_while_the_control_plane_is_gone() {
+    let mut world = World::new().await;
+    let stream = with_service(&mut world).await;
+    world.stop();
+    drop(stream);
+    world.until("disconnected", |w| !w.state.is_connected()).await;
+    let unknown: IpAddr = "10.0.0.2".parse().unwrap();
+    let error = timeout(SOON, world.state.resolve(unknown)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("10.0.0.2"));
+    assert!(matches!(world.state.resolve(ip()).await, Ok(Target::Service(..))), "what is known is reached");
+}

@@ -140,7 +140,13 @@ pub async fn keep(client: Client) {
         let wait = backoff.next_wait();
         tracing::warn!(error = %error, retry_in_ms = wait.as_millis() as u64, "no control stream; what is known stays in use");
         client.health.control.failed(error.to_string());
-        tokio::time::sleep(wait).await;
+        // A new leaf or bundle may be just what was missing.
+        let mut news = client.store.watch();
+        news.mark_unchanged();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = news.changed() => {}
+        }
     }
 }
 
@@ -211,7 +217,13 @@ impl Client {
         reported: &mut Report,
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut heard = Instant::now();
+        let mut draining = self.health.draining();
         loop {
+            let report = self.report();
+            if report != *reported {
+                send(tx, Proxy::Report(report.clone())).await?;
+                *reported = report;
+            }
             tokio::select! {
                 message = stream.message() => {
                     heard = Instant::now();
@@ -234,11 +246,7 @@ impl Client {
                     subscribe(tx, add, remove).await?;
                 }
                 _ = identity.changed() => {}
-            }
-            let report = self.report();
-            if report != *reported {
-                send(tx, Proxy::Report(report.clone())).await?;
-                *reported = report;
+                _ = draining.changed() => {}
             }
         }
     }

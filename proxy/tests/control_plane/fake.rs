@@ -307,6 +307,12 @@ impl World {
         })));
     }
 
+    /// Ends the control plane: nothing listens any more.
+    pub(crate) fn stop(&mut self) {
+        self.tasks.remove(0).abort();
+        self.streams.close();
+    }
+
     pub(crate) async fn stream(&mut self) -> Stream {
         timeout(SOON, self.streams.recv()).await.expect("a control stream").unwrap()
     }
