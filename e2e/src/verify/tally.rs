@@ -77,8 +77,7 @@ impl Tallies {
 
     /// `unittests src/lib.rs` or `tests/NAME.rs`: cargo names the file, not the package.
     fn height(&self, source: &str) -> Height {
-        let pure =
-            |name: &str| name.ends_with("_drift.rs") || name.ends_with("manifests.rs");
+        let pure = |name: &str| name.ends_with("_drift.rs") || name.ends_with("manifests.rs");
         let talks = |package: &str| self.root.join(package).join(source).is_file();
         if source.starts_with("tests/") && !pure(source) && ["proxy", "operator", "e2e"].into_iter().any(talks) {
             Height::SocketsAndApi

@@ -4,7 +4,6 @@
 //! subscribed on first use; without a control plane, what was ever known stays valid.
 
 use std::{
-    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +21,9 @@ use tokio::{
 use super::apply::{Address, InboundPolicy, Service, ServiceKey, Workload};
 
 mod evict;
+mod tables;
+
+use tables::{AddressEntry, Known, Look, ServiceEntry, Tables};
 
 /// Most addresses that are held at once; the longest unused make room.
 pub const MAX_ADDRESSES: usize = 8192;
@@ -82,47 +84,6 @@ pub struct State {
     fixed: bool,
     evicted: AtomicU64,
     max_addresses: usize,
-}
-
-#[derive(Debug, Default)]
-struct Tables {
-    addresses: HashMap<IpAddr, AddressEntry>,
-    services: HashMap<ServiceKey, ServiceEntry>,
-    /// Ticks with every use: the order of last uses.
-    clock: u64,
-    added: HashSet<IpAddr>,
-    removed: HashSet<Key>,
-}
-
-#[derive(Debug)]
-struct AddressEntry {
-    known: Known,
-    used: u64,
-    changed: Arc<Notify>,
-}
-
-#[derive(Debug, Clone)]
-enum Known {
-    Asked,
-    Outside,
-    Workload(Arc<Workload>),
-    Service(ServiceKey),
-}
-
-#[derive(Debug)]
-struct ServiceEntry {
-    /// Whether the control plane said anything of it yet.
-    answered: bool,
-    value: watch::Sender<Option<Arc<Service>>>,
-    changed: Arc<Notify>,
-    /// Number of addresses that name it.
-    named: usize,
-}
-
-/// What a look into the tables yields.
-enum Look {
-    Known(Target),
-    Wait(Arc<Notify>),
 }
 
 impl State {
@@ -341,68 +302,6 @@ impl State {
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // Nothing panics while the lock is held; should it, the tables are still whole.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ServiceEntry {
-    fn new() -> Self {
-        Self { answered: false, value: watch::Sender::new(None), changed: Arc::new(Notify::new()), named: 0 }
-    }
-}
-
-impl Tables {
-    fn tick(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
-    }
-
-    /// Looks an address up and counts that as a use.
-    fn look(&mut self, ip: IpAddr) -> Option<Look> {
-        let now = self.tick();
-        self.addresses.get_mut(&ip)?.used = now;
-        self.target(ip)
-    }
-
-    fn target(&mut self, ip: IpAddr) -> Option<Look> {
-        let entry = self.addresses.get(&ip)?;
-        Some(match &entry.known {
-            Known::Asked => Look::Wait(Arc::clone(&entry.changed)),
-            Known::Outside => Look::Known(Target::Outside),
-            Known::Workload(w) => Look::Known(Target::Workload(Arc::clone(w))),
-            Known::Service(key) => match self.services.get(key) {
-                Some(s) if s.answered => Look::Known(Target::Service(key.clone(), s.value.subscribe())),
-                Some(s) => Look::Wait(Arc::clone(&s.changed)),
-                // Never: naming a Service makes its entry. Should it, the address counts as unanswered.
-                None => Look::Wait(Arc::clone(&entry.changed)),
-            },
-        })
-    }
-
-    fn set_address(&mut self, ip: IpAddr, known: Known) {
-        if let Known::Service(key) = &known {
-            self.removed.remove(&Key::Service(key.clone()));
-            self.services.entry(key.clone()).or_insert_with(ServiceEntry::new).named += 1;
-        }
-        let Some(entry) = self.addresses.get_mut(&ip) else { return };
-        let before = std::mem::replace(&mut entry.known, known);
-        entry.changed.notify_waiters();
-        if let Known::Service(key) = before {
-            // Whoever still watches it learns that the address leads elsewhere now.
-            if let Some(value) = self.unname(&key) {
-                value.send_replace(None);
-            }
-        }
-    }
-
-    /// One address less names the Service; gives its sender when that was the last and it is forgotten.
-    fn unname(&mut self, key: &ServiceKey) -> Option<watch::Sender<Option<Arc<Service>>>> {
-        let entry = self.services.get_mut(key)?;
-        entry.named = entry.named.saturating_sub(1);
-        if entry.named > 0 {
-            return None;
-        }
-        self.removed.insert(Key::Service(key.clone()));
-        self.services.remove(key).map(|e| e.value)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Key, Known, Tables};
+use super::{
+    Key,
+    tables::{Known, Tables},
+};
 
 impl Tables {
     /// Forgets the `count` addresses that were unused for longest; gives how many that were.
