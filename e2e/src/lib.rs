@@ -7,6 +7,7 @@ pub mod env;
 pub mod images;
 pub mod install;
 pub mod lock;
+pub mod meshed;
 pub mod prereq;
 pub mod programs;
 pub mod progress;

@@ -2,8 +2,23 @@
 //!
 //! A test is a file `tests/NAME.rs` with `pub async fn run(cx: &Context) -> Result<Figures>` and a line in [`TESTS`].
 
+pub mod bad_csr;
+pub mod bad_mesh;
 pub mod cluster;
 pub mod cluster_leaves_nothing;
+pub mod control_plane_gone;
+pub mod forty_pods;
+pub mod install;
+pub mod leader_lost;
+pub mod mesh_deletion;
+pub mod metrics;
+pub mod no_plaintext_on_the_wire;
+pub mod outside_traffic;
+pub mod pod_shapes;
+pub mod probes;
+pub mod protocols;
+pub mod standby_replaced;
+pub mod strict_and_permissive;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
@@ -49,6 +64,21 @@ macro_rules! test {
 pub const TESTS: &[Test] = &[
     test!(cluster, Cluster, 3 min, "nodes are ready, DNS answers, Services and exec work across nodes"),
     test!(cluster_leaves_nothing, Cluster, 5 min, "a second cluster survives a crash of its node and leaves nothing behind"),
+    test!(install, Operator, 3 min, "a first user's way: kubectl apply -k, one Mesh with spec {}, a labelled namespace, a pod"),
+    test!(protocols, Operator, 4 min, "every protocol passes two sidecars, by mutual TLS between the right identities"),
+    test!(strict_and_permissive, Operator, 5 min, "Strict refuses plaintext and foreign identities, Permissive admits; the switch is hot"),
+    test!(probes, Operator, 5 min, "probes and lifecycle hooks of every kind keep their meaning under Strict"),
+    test!(pod_shapes, Operator, 5 min, "init containers, Jobs, StatefulSets and the like work, or are refused with the remedy"),
+    test!(outside_traffic, Operator, 3 min, "API server, nodes, pods outside the mesh and pod addresses are reached as before"),
+    test!(no_plaintext_on_the_wire, Operator, 3 min, "an eavesdropper on every node sees nothing of what members say"),
+    test!(metrics, Operator, 3 min, "proxies and operator count exactly what happened"),
+    test!(standby_replaced, Operator, 3 min, "a new standby in a running pod: Ready throughout, application untouched"),
+    test!(control_plane_gone, Operator, 5 min, "without the operator members reach all that they had reached"),
+    test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease"),
+    test!(bad_csr, Operator, 3 min, "the CA signs for nobody but the pod whose token is presented"),
+    test!(bad_mesh, Operator, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
+    test!(mesh_deletion, Operator, 5 min, "deleting a Mesh in use is held; forced, everything that it made goes"),
+    test!(forty_pods, Operator, 5 min, "forty meshed pods start on two nodes"),
 ];
 
 #[cfg(test)]

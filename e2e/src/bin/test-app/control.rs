@@ -105,6 +105,14 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
                 if state.health.is_healthy(protocol) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, format!("{}\n", status.as_u16()))
         }
+        (Method::POST, ["die"]) => {
+            tokio::spawn(async {
+                // After the answer is out.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                std::process::exit(3);
+            });
+            json_answer(&json!({ "dying": true }))
+        }
         (Method::GET, ["hooks"]) => json_answer(&json!({ "pod": pod(), "hooks": state.health.hooks() })),
         _ => text(StatusCode::NOT_FOUND, "no such thing\n".into()),
     }
@@ -142,6 +150,8 @@ enum What {
     },
     /// Prints how often which lifecycle hook was called.
     Hooks,
+    /// Ends the process with exit code 3.
+    Die,
 }
 
 /// Carries a command out and answers what the `serve` process said.
@@ -152,6 +162,7 @@ pub(crate) async fn run(args: Args) -> Result<Value> {
         What::Stop => (Method::DELETE, "/load".to_owned(), Vec::new()),
         What::Health { protocol, to } => (Method::PUT, format!("/health/{protocol}/{to}"), Vec::new()),
         What::Check { protocol } => (Method::GET, format!("/health/{protocol}"), Vec::new()),
+        What::Die => (Method::POST, "/die".to_owned(), Vec::new()),
         What::Hooks => (Method::GET, "/hooks".to_owned(), Vec::new()),
     };
     let call = ask(args.port, method, path, body);

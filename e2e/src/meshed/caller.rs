@@ -1,0 +1,162 @@
+//! Runs the test application's client inside a pod, so that its traffic takes the way that an application's does.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::SOON;
+use super::app::CONTAINER;
+use crate::context::{Context, Figures, pods};
+
+/// A pod to call from.
+pub struct Caller<'a> {
+    cx: &'a Context,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Address of the pod.
+    pub ip: IpAddr,
+}
+
+impl<'a> Caller<'a> {
+    /// The first pod of the application `app`, once it is Ready.
+    ///
+    /// # Errors
+    /// When there is none within a minute.
+    pub async fn of(cx: &'a Context, namespace: &str, app: &str) -> Result<Self> {
+        let pod = cx.ready_pod(namespace, &format!("app={app}"), SOON).await?;
+        Ok(Self { cx, namespace: namespace.into(), pod: pods::name(&pod), ip: pods::ip(&pod)? })
+    }
+
+    /// Runs a client command and returns its report; `error` in it says that there was no answer.
+    ///
+    /// # Errors
+    /// When the command could not be run at all.
+    pub async fn run(&self, args: &[&str]) -> Result<Value> {
+        let command: Vec<_> = ["/test-app"].iter().chain(args).copied().collect();
+        let ran = self.cx.exec_code(&self.namespace, &self.pod, CONTAINER, &command).await?;
+        serde_json::from_str(ran.stdout.trim()).with_context(|| {
+            format!("`{}` in {}/{} exited with {}: {}", args.join(" "), self.namespace, self.pod, ran.code, ran.stderr)
+        })
+    }
+
+    /// As [`Self::run`]; no answer is an error too.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and what `error` says.
+    pub async fn call(&self, args: &[&str]) -> Result<Value> {
+        let report = self.run(args).await?;
+        match report["error"].as_str() {
+            Some(error) => bail!("`{}` from {}/{}: {error}", args.join(" "), self.namespace, self.pod),
+            None => Ok(report),
+        }
+    }
+
+    /// One GET whose status must be 200; returns the report.
+    ///
+    /// # Errors
+    /// When there is no answer or another status.
+    pub async fn get(&self, url: &str) -> Result<Value> {
+        let report = self.call(&["get", url]).await?;
+        ensure!(report["status"] == 200, "{url} from {}/{} answered {report}", self.namespace, self.pod);
+        Ok(report)
+    }
+
+    /// One GET of a path that the server echoes; returns what the server saw.
+    ///
+    /// # Errors
+    /// When there is no answer or another status than 200.
+    pub async fn echo(&self, url: &str) -> Result<Value> {
+        echoed(&self.get(url).await?)
+    }
+
+    /// Starts load that goes on by itself.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start_load(&self, args: &[&str]) -> Result<()> {
+        let command: Vec<_> = ["ctl", "start", "--seconds", "3600"].iter().chain(args).copied().collect();
+        self.call(&command).await.map(drop)
+    }
+
+    /// The report of the load so far.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub async fn load(&self) -> Result<Load> {
+        Load::of(self.call(&["ctl", "report"]).await?)
+    }
+
+    /// Stops the load; its report.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub async fn stop_load(&self) -> Result<Load> {
+        Load::of(self.call(&["ctl", "stop"]).await?)
+    }
+}
+
+/// What the server saw, from the report of a GET or POST that it echoed.
+///
+/// # Errors
+/// When the body is no echo.
+pub fn echoed(report: &Value) -> Result<Value> {
+    let body = report["body"].as_str().unwrap_or_default();
+    serde_json::from_str(body).with_context(|| format!("no echo in {report}"))
+}
+
+/// What became of a load.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Load {
+    /// Requests that became due.
+    pub sent: u64,
+    /// Those answered well.
+    pub succeeded: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those on a connection of their own.
+    pub fresh_connections: u64,
+    /// Long-lived streams and connections that came up.
+    pub streams_held: u64,
+    /// Those of them that broke, stalled or lost an event.
+    pub streams_lost: u64,
+    /// Median latency in milliseconds.
+    pub p50_ms: f64,
+    /// The 99th percentile.
+    pub p99_ms: f64,
+    /// Failures by kind.
+    pub errors: Value,
+}
+
+impl Load {
+    fn of(report: Value) -> Result<Self> {
+        serde_json::from_value(report).context("no load was running")
+    }
+
+    /// Fails unless requests were sent, none failed and no stream was lost.
+    ///
+    /// # Errors
+    /// Lists the kinds of failure.
+    pub fn flawless(&self, streams: u64) -> Result<()> {
+        ensure!(self.sent > 0 && self.succeeded > 0, "no load was made: {self:?}");
+        let Self { sent, failed, streams_held, streams_lost, errors, .. } = self;
+        ensure!(*failed == 0 && *streams_lost == 0, "{failed} of {sent} failed, {streams_lost} streams lost: {errors}");
+        ensure!(*streams_held == streams, "{streams_held} streams held instead of {streams}: {errors}");
+        Ok(())
+    }
+
+    /// Puts it into a test's figures.
+    #[must_use]
+    pub fn figures(&self, figures: Figures) -> Figures {
+        figures
+            .with("sent", self.sent)
+            .with("failed", self.failed)
+            .with("fresh_connections", self.fresh_connections)
+            .with("streams_held", self.streams_held)
+            .with("streams_lost", self.streams_lost)
+            .with("p50_ms", (self.p50_ms * 100.0).round() / 100.0)
+            .with("p99_ms", (self.p99_ms * 100.0).round() / 100.0)
+    }
+}

@@ -1,0 +1,140 @@
+//! Listens to everything that crosses a node's network, as an eavesdropper with access to the wire would.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::cluster::{network, state::Record};
+use crate::env::Env;
+
+/// Largest packet: a segment that the virtual devices never cut.
+const PACKET: usize = 256 << 10;
+/// Kernel buffer of each socket.
+const BUFFER: usize = 64 << 20;
+/// All protocols, in network byte order.
+const ETH_P_ALL: i32 = (0x0003_u16).to_be() as i32;
+
+/// Counts of what was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Packets.
+    pub packets: u64,
+    /// Packets that contained each of the texts looked for.
+    pub hits: BTreeMap<String, u64>,
+}
+
+/// A running capture on all interfaces of all nodes.
+pub struct Capture {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<Seen>>>,
+}
+
+impl Capture {
+    /// Starts to look for `texts`; when this returns, nothing is missed.
+    ///
+    /// # Errors
+    /// When a node's network cannot be entered.
+    pub fn start(env: &Env, texts: &[&str]) -> Result<Self> {
+        let record = Record::read(env)?.context("packets can be captured only on the throw-away cluster")?;
+        let (stop, mut threads) = (Arc::new(AtomicBool::new(false)), vec![]);
+        for node in &record.nodes {
+            let path = network::node_ns_path(env, node.number);
+            let texts: Vec<String> = texts.iter().map(|t| (*t).to_owned()).collect();
+            let (stop, (ready, started)) = (Arc::clone(&stop), std::sync::mpsc::sync_channel(1));
+            let thread = std::thread::Builder::new().name("capture".into()).spawn(move || {
+                let socket = match open(&path) {
+                    Ok(socket) => socket,
+                    Err(e) => {
+                        let _ = ready.send(Err(e));
+                        return Ok(Seen::default());
+                    }
+                };
+                let _ = ready.send(Ok(()));
+                listen(socket, &texts, &stop)
+            })?;
+            threads.push(thread);
+            started.recv()??;
+        }
+        Ok(Self { stop, threads })
+    }
+
+    /// Ends it and adds up what all nodes saw.
+    ///
+    /// # Errors
+    /// When reading packets failed.
+    pub fn stop(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for thread in self.threads {
+            let seen = thread.join().map_err(|_| anyhow!("a capture thread panicked"))??;
+            all.packets += seen.packets;
+            for (text, hits) in seen.hits {
+                *all.hits.entry(text).or_default() += hits;
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A packet socket inside a network namespace: it hears every interface there is or will be.
+fn open(path: &PathBuf) -> Result<Socket> {
+    let namespace = File::open(path).with_context(|| format!("no network namespace {}", path.display()))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ETH_P_ALL)))?;
+    // Without a large buffer a burst is dropped, and with it what should be seen.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    Ok(socket)
+}
+
+fn listen(mut socket: Socket, texts: &[String], stop: &AtomicBool) -> Result<Seen> {
+    let mut seen = Seen::default();
+    let mut packet = vec![0; PACKET];
+    loop {
+        match socket.read(&mut packet) {
+            Ok(n) => {
+                seen.packets += 1;
+                for text in texts {
+                    if contains(&packet[..n], text.as_bytes()) {
+                        *seen.hits.entry(text.clone()).or_default() += 1;
+                    }
+                }
+            }
+            // Silence: only now is everything read that was sent before the end.
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(seen);
+                }
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted) || e.raw_os_error() == Some(100) => {} // ENETDOWN
+            Err(e) => return Err(e).context("reading packets"),
+        }
+        // On a busy network there may never be silence.
+        if stop.load(Ordering::Relaxed) && seen.packets % 10_000 == 9_999 {
+            return Ok(seen);
+        }
+    }
+}
+
+fn contains(packet: &[u8], text: &[u8]) -> bool {
+    packet.windows(text.len()).any(|window| window == text)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_text_is_found_anywhere() {
+        assert!(super::contains(b"xxmarkerxx", b"marker"));
+        assert!(!super::contains(b"xxmarkxx", b"marker"));
+    }
+}

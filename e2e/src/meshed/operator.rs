@@ -1,0 +1,93 @@
+//! The operator as an object of tests: its pods, its leader, killed and scaled.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+use super::SOON;
+use crate::context::Context;
+use crate::install::NAMESPACE;
+
+/// Name of Deployment, ServiceAccount and Lease.
+pub const NAME: &str = "bowline-operator";
+/// Finds its pods.
+pub const SELECTOR: &str = "app.kubernetes.io/name=bowline-operator";
+/// Replicas as shipped.
+pub const REPLICAS: i32 = 2;
+
+/// Makes sure that the operator runs with all its replicas, whatever an earlier test left.
+///
+/// # Errors
+/// When it does not become available.
+pub async fn ensure(cx: &Context) -> Result<()> {
+    let api = Api::<Deployment>::namespaced(cx.client(), NAMESPACE);
+    let deployment = api.get(NAME).await.context("the operator is not installed: run `cargo e2e install`")?;
+    if deployment.spec.and_then(|s| s.replicas) != Some(REPLICAS) {
+        scale(cx, REPLICAS).await?;
+    }
+    cx.rolled_out(NAMESPACE, &format!("deployment/{NAME}"), 2 * SOON).await
+}
+
+/// Sets the number of replicas.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn scale(cx: &Context, replicas: i32) -> Result<()> {
+    let api = Api::<Deployment>::namespaced(cx.client(), NAMESPACE);
+    let scale = json!({ "spec": { "replicas": replicas } });
+    api.patch_scale(NAME, &PatchParams::default(), &Patch::Merge(scale)).await?;
+    Ok(())
+}
+
+/// Its pods.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn pods(cx: &Context) -> Result<Vec<Pod>> {
+    cx.pods(NAMESPACE, SELECTOR).await
+}
+
+/// Kills a pod at once, without a chance to say goodbye.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn kill(cx: &Context, pod: &str) -> Result<()> {
+    let api = Api::<Pod>::namespaced(cx.client(), NAMESPACE);
+    api.delete(pod, &DeleteParams::default().grace_period(0)).await.map(drop).context("cannot kill the operator's pod")
+}
+
+/// Kills every replica and lets none come back; waits until none is left.
+///
+/// # Errors
+/// When a pod stays.
+pub async fn remove(cx: &Context) -> Result<()> {
+    scale(cx, 0).await?;
+    let api = Api::<Pod>::namespaced(cx.client(), NAMESPACE);
+    let gone = || async {
+        let list = api.list(&kube::api::ListParams::default().labels(SELECTOR)).await?;
+        for pod in &list.items {
+            kill(cx, &crate::context::pods::name(pod)).await?;
+        }
+        ensure!(list.items.is_empty(), "{} pods are left", list.items.len());
+        Ok(())
+    };
+    cx.eventually(SOON, "the operator does not go", gone).await
+}
+
+/// Who leads now, and for how long its Lease lasts.
+///
+/// # Errors
+/// When nobody does.
+pub async fn leader(cx: &Context) -> Result<(String, Duration)> {
+    let lease = Api::<Lease>::namespaced(cx.client(), NAMESPACE).get(NAME).await?;
+    let spec = lease.spec.context("the Lease is empty")?;
+    let holder = spec.holder_identity.filter(|holder| !holder.is_empty()).context("nobody holds the Lease")?;
+    let seconds = spec.lease_duration_seconds.context("the Lease has no duration")?;
+    Ok((holder, Duration::from_secs(u64::try_from(seconds)?)))
+}

@@ -1,0 +1,188 @@
+//! Pods of every shape that Kubernetes knows work in the mesh, or are refused with the reason and the remedy.
+//!
+//! Seen to fail: a Job whose sidecar lives on never completes; an init container that ran before the mesh could not reach a Strict
+//! server; a refusal that became an admission shows as a pod that exists.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bowline_crds::names::{INJECT_LABEL, MESH_LABEL};
+use bowline_proxy::bootstrap::{PROXY_UID, SLOTS};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use serde_json::{Value, json};
+
+use crate::context::{Context, Figures, pods};
+use crate::meshed::app::CONTAINER;
+use crate::meshed::{self, App, Caller, MESH, SOON, app, spiffe};
+
+/// Runs the test.
+pub async fn run(cx: &Context) -> Result<Figures> {
+    meshed::ensure(cx).await?;
+    let ns = cx.temp_ns("e2e-shapes", Some(MESH)).await?;
+    let server = App::new("server");
+    let db = App::new("db").stateful().replicas(2);
+    // Its init container calls through the mesh before anything of the application runs.
+    let first = client_container("first", &["get", "http://server/", "--until", "30"]);
+    let early = App::new("early").spec(json!({ "initContainers": [first] }));
+    let out = App::new("out").label(INJECT_LABEL, "false");
+    app::deploy(cx, &ns, &[server, db, early, out]).await?;
+    cx.apply_yaml(&ns, &several_containers().to_string()).await?;
+
+    init_containers(cx, &ns).await.context("init containers")?;
+    jobs(cx, &ns).await.context("Jobs")?;
+    stateful(cx, &ns).await.context("StatefulSet")?;
+    myself(cx, &ns).await.context("a pod that calls itself")?;
+    two_in_one(cx, &ns).await.context("several containers")?;
+    opted_out(cx, &ns).await.context("a pod that left the mesh")?;
+    refusals(cx, &ns).await?;
+    let restarts = meshed::restarts(cx, &ns, "").await?;
+    ensure!(restarts == 0, "{restarts} containers restarted");
+    Ok(Figures::new().with("container_restarts", restarts))
+}
+
+fn client_container(name: &str, args: &[&str]) -> Value {
+    let pod = app::pod("any", json!({ "name": name, "args": args, "readinessProbe": null }), json!({}));
+    pod["spec"]["containers"][0].clone()
+}
+
+async fn init_containers(cx: &Context, ns: &str) -> Result<()> {
+    let pod = Caller::of(cx, ns, "early").await?;
+    let log = cx.logs(ns, &pod.pod, "first").await?;
+    let report: Value =
+        serde_json::from_str(log.trim()).with_context(|| format!("log of the init container: {log}"))?;
+    ensure!(report["status"] == 200, "{report}");
+    Ok(())
+}
+
+/// A Job, and one made by hand from a CronJob, end by themselves although sidecars run beside them.
+async fn jobs(cx: &Context, ns: &str) -> Result<()> {
+    let template = |name: &str| {
+        let container = client_container("work", &["get", "http://server/", "--until", "30"]);
+        let mut pod = app::pod(name, json!({}), json!({ "restartPolicy": "Never", "serviceAccountName": "default" }));
+        pod["spec"]["containers"] = json!([container]);
+        json!({ "template": { "spec": pod["spec"] }, "backoffLimit": 0 })
+    };
+    let job =
+        json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "once" }, "spec": template("once") });
+    let cron = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "nightly" },
+        "spec": { "schedule": "0 3 1 1 *", "jobTemplate": { "spec": template("nightly") } },
+    });
+    for object in [job, cron] {
+        cx.apply_yaml(ns, &object.to_string()).await?;
+    }
+    cx.kubectl(&["create", "job", "by-hand", "--from=cronjob/nightly", "-n", ns]).await?;
+    for name in ["job/once", "job/by-hand"] {
+        cx.kubectl(&["wait", "--for=condition=Complete", name, "-n", ns, "--timeout=60s"]).await?;
+    }
+    let api = Api::<Pod>::namespaced(cx.client(), ns);
+    for pod in api.list(&kube::api::ListParams::default().labels("job-name=once")).await? {
+        let phase = pod.status.clone().and_then(|s| s.phase);
+        ensure!(phase.as_deref() == Some("Succeeded"), "{} is {phase:?}", pods::name(&pod));
+        ensure!(has_sidecar(&pod), "the Job's pod was not in the mesh");
+    }
+    Ok(())
+}
+
+fn has_sidecar(pod: &Pod) -> bool {
+    let init = pod.spec.as_ref().and_then(|s| s.init_containers.as_ref());
+    init.into_iter().flatten().any(|c| c.name == SLOTS[0])
+}
+
+/// Each pod of a headless Service by its own name, by mutual TLS.
+async fn stateful(cx: &Context, ns: &str) -> Result<()> {
+    let client = Caller::of(cx, ns, "early").await?;
+    for pod in ["db-0", "db-1"] {
+        // A headless Service translates no ports: the containers' own are called.
+        let url = format!("http://{pod}.db:8080/");
+        let saw = cx.eventually(SOON, &format!("{url} is not reached"), || client.echo(&url)).await?;
+        ensure!(saw["pod"] == pod, "{url} reached {saw}");
+        let talk = client.call(&["tcp", &format!("{pod}.db:5555"), "--banner", "--half-close"]).await?;
+        ensure!(talk["banner"] == format!("banner {pod}"), "{talk}");
+        let found = Api::<Pod>::namespaced(cx.client(), ns).get(pod).await?;
+        let metrics = meshed::scrape_one(cx, pods::ip(&found)?).await?;
+        let labels = [("direction", "inbound"), ("peer", &spiffe(ns, "early"))];
+        let counted = metrics.sum("bowline_http_requests_total", &labels);
+        ensure!(counted >= 1.0, "{pod} counted {counted} requests of {}", labels[1].1);
+    }
+    client.echo("http://db:8080/").await.map(drop)
+}
+
+async fn myself(cx: &Context, ns: &str) -> Result<()> {
+    let server = Caller::of(cx, ns, "server").await?;
+    for url in ["http://server/".to_owned(), format!("http://{}:8080/", server.ip), "http://localhost:8080/".into()] {
+        let saw = server.echo(&url).await?;
+        ensure!(saw["pod"] == server.pod.as_str(), "{url}: {saw}");
+    }
+    server.call(&["tcp", "server:9000", "--half-close"]).await.map(drop)
+}
+
+fn several_containers() -> Value {
+    let mut pod = app::pod("pair", json!({}), json!({ "serviceAccountName": "default" }));
+    if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
+        containers.push(app::http_container("second", 8085));
+    }
+    pod
+}
+
+async fn two_in_one(cx: &Context, ns: &str) -> Result<()> {
+    let pair = Caller::of(cx, ns, "pair").await?;
+    let client = Caller::of(cx, ns, "early").await?;
+    for port in [8080, 8085] {
+        client.echo(&format!("http://{}:{port}/", pair.ip)).await?;
+        // Containers of one pod reach each other over loopback, which the mesh leaves alone.
+        pair.echo(&format!("http://127.0.0.1:{port}/")).await?;
+    }
+    let ran = cx.exec_code(ns, &pair.pod, "second", &["/test-app", "get", "http://server/"]).await?;
+    ensure!(ran.code == 0, "from the second container: {ran:?}");
+    Ok(())
+}
+
+async fn opted_out(cx: &Context, ns: &str) -> Result<()> {
+    let out = cx.ready_pod(ns, "app=out", SOON).await?;
+    ensure!(!has_sidecar(&out), "it has a sidecar all the same");
+    let client = Caller::of(cx, ns, "early").await?;
+    let saw = client.echo("http://out/").await?;
+    ensure!(saw["pod"] == pods::name(&out).as_str(), "{saw}");
+    let plain = Caller::of(cx, ns, "out").await?.run(&["get", "http://server/", "--timeout", "5"]).await?;
+    ensure!(plain["status"] != 200, "a Strict server answered a pod outside the mesh: {plain}");
+    Ok(())
+}
+
+/// What cannot be meshed is refused at admission; the message names the trouble and the way out.
+async fn refusals(cx: &Context, ns: &str) -> Result<()> {
+    let pod = |container: Value, spec: Value| {
+        let mut all = spec;
+        all["serviceAccountName"] = "default".into();
+        app::pod("refused", container, all)
+    };
+    let host = pod(json!({}), json!({ "hostNetwork": true }));
+    refused(cx, ns, &host, &["host", "bowline.dev/inject"]).await?;
+    let ours = pod(json!({ "ports": [{ "containerPort": 15008 }] }), json!({}));
+    refused(cx, ns, &ours, &["15008", CONTAINER]).await?;
+    let user = pod(json!({ "securityContext": { "runAsUser": PROXY_UID } }), json!({}));
+    refused(cx, ns, &user, &["15001"]).await?;
+    let windows =
+        pod(json!({ "securityContext": null }), json!({ "os": { "name": "windows" }, "securityContext": null }));
+    refused(cx, ns, &windows, &["indows"]).await?;
+
+    let labels = [(MESH_LABEL, MESH), ("pod-security.kubernetes.io/enforce", "restricted")];
+    let labels: BTreeMap<_, _> = labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let restricted = cx.labelled_ns("e2e-shapes-restricted", labels).await?;
+    let good = pod(json!({}), json!({}));
+    refused(cx, &restricted, &good, &["pod-security.kubernetes.io/enforce", "NET_ADMIN"]).await
+}
+
+async fn refused(cx: &Context, ns: &str, pod: &Value, words: &[&str]) -> Result<()> {
+    let applied = async { cx.apply_yaml(ns, &pod.to_string()).await };
+    let Err(error) = tokio::time::timeout(Duration::from_secs(20), applied).await? else {
+        bail!("admitted, although it should be refused for {words:?}");
+    };
+    let message = format!("{error:#}");
+    for word in words {
+        ensure!(message.contains(word), "the refusal does not speak of {word:?}: {message}");
+    }
+    Ok(())
+}
