@@ -1,28 +1,18 @@
-//! Admission of pods, served by every replica.
+//! Admission of pods, served by every replica: AdmissionReview → [`decide`] (pure) → [`sidecar`] → [`patch`] (pure) → answer.
+//! [`repair`] finds what admission missed.
 
-use std::sync::Arc;
+pub mod decide;
+pub mod patch;
+pub mod ports;
+pub mod probes;
+pub mod repair;
+pub mod sidecar;
+pub mod webhook;
+pub mod workload;
 
-use crate::context::{Ctx, TaskResult};
+pub use decide::{Decision, Plan, Refusal, decide};
+pub use patch::patch;
+pub use webhook::serve;
 
-/// Serves admission reviews until shutdown.
-///
-/// # Errors
-/// When the port cannot be opened.
-pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
-    ctx.shutdown.requested().await;
-    Ok(())
-}
-
-/// Finds pods that should carry a sidecar and do not; leader only.
-pub mod repair {
-    use super::{Arc, Ctx, TaskResult};
-
-    /// Runs until it is dropped.
-    ///
-    /// # Errors
-    /// None yet.
-    pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
-        ctx.shutdown.requested().await;
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ pub mod control;
 pub mod identity;
 pub mod inject;
 pub mod leader;
+pub mod listen;
 pub mod mesh;
 pub mod meshes;
 pub mod rbac;

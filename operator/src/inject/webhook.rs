@@ -1,0 +1,205 @@
+//! The webhook server: one path, `/inject`, that answers an AdmissionReview. Decides from memory; has no side effects, so dry runs
+//! need no care.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    routing::post,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, ResourceExt,
+    core::{
+        DynamicObject,
+        admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation},
+    },
+};
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+
+use super::{
+    decide::{Decision, decide},
+    patch::patch,
+};
+use crate::{
+    context::{Ctx, Shutdown, TaskResult},
+    listen::{self, ReasonLabel, Server},
+    meshes::Membership,
+};
+
+/// Path that the webhook configuration names.
+pub const PATH: &str = "/inject";
+/// Largest review, in bytes: the API server takes objects of up to 3 MiB, in JSON.
+const MAX_BODY_BYTES: usize = 8 << 20;
+/// Most connections: API servers keep few open.
+const MAX_CONNECTIONS: usize = 256;
+/// Time in which a client must send a request's head, and at most this long an idle connection is kept by HTTP/2 pings.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Serves admission reviews until shutdown.
+///
+/// # Errors
+/// When the port cannot be opened.
+pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
+    let listener = listen::open(ctx.config.webhook_port).await?;
+    run(ctx, listener).await;
+    Ok(())
+}
+
+/// As [`serve`], on an open port.
+pub async fn run(ctx: Arc<Ctx>, listener: TcpListener) {
+    let refused: Family<ReasonLabel, Counter> = Family::default();
+    let reviews: Family<ReasonLabel, Counter> = Family::default();
+    ctx.metrics.register(|r| {
+        r.register("bowline_inject_reviews", "Admission reviews by outcome", reviews.clone());
+        r.register("bowline_webhook_connections_refused", "Connections to the webhook that failed", refused.clone());
+    });
+    let config = tls(Arc::clone(&ctx.serving));
+    let server = Server { max_connections: MAX_CONNECTIONS, refused, shutdown: ctx.shutdown.clone() };
+    let shutdown = ctx.shutdown.clone();
+    let router = router(Reviewer { ctx, reviews });
+    let choose = move |_: Option<&str>| Some(Arc::clone(&config));
+    server.run(listener, choose, move |tls, _| connection(tls, router.clone(), shutdown.clone())).await;
+}
+
+/// The certificate may change at any time, and is read at every handshake.
+fn tls(serving: Arc<ArcSwapOption<CertifiedKey>>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Serving(serving)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct Serving(Arc<ArcSwapOption<CertifiedKey>>);
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+async fn connection(tls: TlsStream<TcpStream>, router: Router, shutdown: Shutdown) {
+    let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let (io, service) = (TokioIo::new(tls), TowerToHyperService::new(router));
+    if h2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(256);
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let _ = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.requested() => { connection.as_mut().graceful_shutdown(); connection.await }
+        };
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(KEEPALIVE);
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let _ = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.requested() => { connection.as_mut().graceful_shutdown(); connection.await }
+        };
+    }
+}
+
+#[derive(Clone)]
+struct Reviewer {
+    ctx: Arc<Ctx>,
+    reviews: Family<ReasonLabel, Counter>,
+}
+
+fn router(reviewer: Reviewer) -> Router {
+    Router::new().route(PATH, post(answer)).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(reviewer)
+}
+
+type Review = AdmissionReview<Pod>;
+
+async fn answer(
+    State(reviewer): State<Reviewer>,
+    review: Result<Json<Review>, JsonRejection>,
+) -> Json<AdmissionReview<DynamicObject>> {
+    let request: Result<AdmissionRequest<Pod>, String> = match review {
+        Ok(Json(review)) => review.try_into().map_err(|_| "the AdmissionReview holds no request".to_owned()),
+        Err(rejection) => Err(rejection.body_text()),
+    };
+    let (response, outcome) = match request {
+        Ok(request) => reviewer.review(&request).await,
+        Err(error) => {
+            tracing::warn!(error, "an admission review cannot be read");
+            (AdmissionResponse::invalid(error), "invalid")
+        }
+    };
+    reviewer.reviews.get_or_create(&ReasonLabel { reason: outcome }).inc();
+    Json(response.into_review())
+}
+
+impl Reviewer {
+    async fn review(&self, request: &AdmissionRequest<Pod>) -> (AdmissionResponse, &'static str) {
+        let allowed = AdmissionResponse::from(request);
+        let (Operation::Create, Some(pod), Some(namespace)) = (&request.operation, &request.object, &request.namespace)
+        else {
+            return (allowed, "skipped");
+        };
+        let who = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
+        let decision = match self.membership(namespace).await {
+            Ok((namespace, membership)) => decide(pod, &namespace, &membership, &self.ctx.config.proxy_image),
+            Err(error) => {
+                tracing::warn!(namespace, pod = who, %error, "a pod cannot be judged");
+                let message =
+                    format!("Bowline cannot tell which mesh namespace {namespace} belongs to: {error}; try again");
+                return (allowed.deny(message), "error");
+            }
+        };
+        match decision {
+            Decision::Skip(reason) => {
+                tracing::debug!(namespace, pod = who, reason, "a pod gets no sidecar");
+                (allowed, "skipped")
+            }
+            Decision::Refuse(refusal) => {
+                tracing::info!(namespace, pod = who, reason = %refusal, "a pod is refused");
+                (allowed.deny(format!("Bowline: {refusal}")), "refused")
+            }
+            Decision::Inject(plan) => {
+                let patch = patch(pod, &plan);
+                let outcome = if plan.present { "present" } else { "injected" };
+                tracing::debug!(namespace, pod = who, outcome, mesh = plan.sidecar.mesh, "a pod has its sidecar");
+                if patch.0.is_empty() {
+                    return (allowed, outcome);
+                }
+                let denied = allowed.clone();
+                match allowed.with_patch(patch) {
+                    Ok(patched) => (patched, outcome),
+                    Err(error) => (denied.deny(format!("Bowline: {error}")), "error"),
+                }
+            }
+        }
+    }
+
+    /// The namespace and its Mesh. The API server only asks about members, so where memory says otherwise it may be behind: then the
+    /// namespace is read anew. A pod must not slip out of its mesh because it was created right after its namespace joined.
+    async fn membership(&self, name: &str) -> Result<(Arc<Namespace>, Membership), kube::Error> {
+        let known = self.ctx.namespaces.get(name);
+        if let Some(namespace) = &known {
+            let membership = self.ctx.registry.for_namespace(namespace);
+            if matches!(membership, Membership::One(_) | Membership::Conflict(_)) {
+                return Ok((Arc::clone(namespace), membership));
+            }
+        }
+        let namespace = Api::<Namespace>::all(self.ctx.client.clone()).get(name).await?;
+        debug_assert_eq!(namespace.name_any(), name);
+        let membership = self.ctx.registry.for_namespace(&namespace);
+        Ok((Arc::new(namespace), membership))
+    }
+}
