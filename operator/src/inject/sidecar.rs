@@ -21,7 +21,7 @@ use super::ports::joined;
 pub const TRUST_VOLUME: &str = "bowline-trust";
 /// Volume with the projected token.
 pub const TOKEN_VOLUME: &str = "bowline-token";
-/// Volume shared by slots and gate.
+/// Volume shared by the slots.
 pub const SLOTS_VOLUME: &str = "bowline-slots";
 /// All three.
 pub const VOLUMES: [&str; 3] = [TRUST_VOLUME, TOKEN_VOLUME, SLOTS_VOLUME];
@@ -155,7 +155,7 @@ fn gate(sidecar: &Sidecar) -> Container {
             run_as_non_root: Some(false),
             ..locked_down(&["NET_ADMIN"])
         }),
-        volume_mounts: Some(vec![mount(SLOTS_VOLUME, paths::SLOTS_DIR, false)]),
+        // It asks the proxy's admin port, and needs no file.
         ..common(sidecar, GATE)
     }
 }
