@@ -1,4 +1,5 @@
 //! A control plane for tests: Identity and Control on one TLS port, driven by the test.
+#![allow(dead_code)]
 
 use std::{
     path::PathBuf,
@@ -243,7 +244,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<Store>,
     pub(crate) state: Arc<State>,
     pub(crate) health: Arc<Health>,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -262,6 +263,13 @@ impl World {
 
     /// A control plane whose certificate is of `server_ca` for `server_id`, while the mesh trusts `ca`.
     pub(crate) async fn with(ca: Arc<Ca>, server_ca: &Ca, server_id: &str) -> Self {
+        let mut world = Self::alone(ca, server_ca, server_id).await;
+        world.start();
+        world
+    }
+
+    /// The control plane alone; the proxy is somewhere else, its mounts in `dir`.
+    pub(crate) async fn alone(ca: Arc<Ca>, server_ca: &Ca, server_id: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (streams_tx, streams) = mpsc::channel(16);
@@ -277,7 +285,7 @@ impl World {
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(server_ca.server_config(server_id, &ca)));
         let (signing, asked) = (Arc::clone(&service.signing), Arc::clone(&service.asked));
         let server = tokio::spawn(accept(listener, tls, service));
-        let mut world = Self {
+        Self {
             dir: mounts(&ca, address),
             ca,
             signing,
@@ -287,9 +295,7 @@ impl World {
             state: State::new(),
             health: Arc::default(),
             tasks: vec![server],
-        };
-        world.start();
-        world
+        }
     }
 
     fn start(&mut self) {
