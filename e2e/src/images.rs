@@ -31,7 +31,7 @@ impl Image {
     #[must_use]
     pub fn archive(&self, env: &Env) -> PathBuf {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name).replace(':', "-");
-        env.out.join("images").join(short).with_extension("tar")
+        env.out.join("images").join(format!("{short}.tar"))
     }
 
     /// Builds the archive, unless it is there with the same inputs.
@@ -120,4 +120,18 @@ async fn pause(env: &Env, source: &Path) -> Result<PathBuf> {
         run("cc", &["-Os", "-static", "-s", "-o", &program, &source]).await?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_do_not_share_an_archive() {
+        let env = Env::from_process().unwrap();
+        let archive =
+            |name: &str| Image { name: name.into(), containerfile: PathBuf::new(), files: vec![] }.archive(&env);
+        assert!(archive("localhost/bowline-proxy:0.1.0").ends_with("images/bowline-proxy-0.1.0.tar"));
+        assert_ne!(archive("localhost/a:0.1.0"), archive("localhost/a:0.1.1"));
+    }
 }
