@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod context;
+pub mod demo;
 pub mod env;
 pub mod images;
 pub mod install;

@@ -9,7 +9,7 @@ use e2e::cluster::init::Node;
 use e2e::env::Env;
 use e2e::images::product::Profile;
 use e2e::verify::{self, Options};
-use e2e::{bench, cluster, images, install, report, run_tests};
+use e2e::{bench, cluster, demo, images, install, report, run_tests};
 
 /// A throw-away Kubernetes on this machine, and everything that is done with it.
 ///
@@ -51,6 +51,8 @@ enum Command {
     },
     /// Install the operator with `kubectl apply -k config/default`.
     Install,
+    /// From nothing to a mesh with traffic in it: bring up what is missing, then show who talks to whom.
+    Demo,
     /// Run tests on the cluster; brings up what they need.
     Test {
         /// Their names; all when none is given.
@@ -125,6 +127,7 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
             images::product::build_and_load(env, profile).await?;
         }
         Command::Install => install::install(env).await?,
+        Command::Demo => demo::run(env).await?,
         Command::Test { list: true, .. } => run_tests::list(),
         Command::Test { names, long, .. } => {
             let passed = run_tests::run(env, &names, long).await?;

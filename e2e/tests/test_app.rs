@@ -31,10 +31,14 @@ fn free_ports() -> [u16; 6] {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let ports = free_ports();
         let flags = ["--http", "--grpc", "--echo", "--banner", "--tcp-health", "--control"];
         let args = flags.iter().zip(ports).flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]);
-        let child = Command::new(APP).arg("serve").args(args).env("POD_NAME", "me").spawn().unwrap();
+        let child = Command::new(APP).arg("serve").args(args).args(more).env("POD_NAME", "me").spawn().unwrap();
         let server = Self { child, ports };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !server.ctl(&["check", "http"]).status.success() {
@@ -86,6 +90,18 @@ fn http_in_both_versions() {
     let chat = run(&["ws", &url("/ws")]);
     assert_eq!((&chat["echoed"], &chat["closed"]), (&10.into(), &true.into()), "{chat}");
     assert!(run(&["get", "http://127.0.0.1:1/"])["error"].is_string());
+}
+
+#[test]
+fn a_page_is_made_of_its_backends() {
+    let backend = Server::start();
+    let url = |path: &str| format!("http://{}{path}", backend.at(0));
+    let front = Server::start_with(&["--backend", &url("/bytes/10"), "--backend", &url("/")]);
+    let page = run(&["get", &format!("http://{}/page", front.at(0))]);
+    let page: Value = serde_json::from_str(page["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&page["parts"][0]["bytes"], page["parts"].as_array().unwrap().len()), (&10.into(), 2), "{page}");
+    let broken = Server::start_with(&["--backend", &url("/status/500")]);
+    assert_eq!(run(&["get", &format!("http://{}/page", broken.at(0))])["status"], 502);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 
-use crate::{health::Health, serve::pod, websocket};
+use crate::{health::Health, page::Page, serve::pod, websocket};
 
 /// Body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -25,18 +25,27 @@ const MAX_ECHO_BYTES: usize = 1 << 20;
 /// Bytes that generated bodies are made of at a time.
 const CHUNK: usize = 64 << 10;
 
+/// What requests are answered from.
+pub(crate) struct Site {
+    /// See [`Health`].
+    pub(crate) health: Arc<Health>,
+    /// See [`Page`].
+    pub(crate) page: Page,
+}
+
 /// Serves one connection.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, health: Arc<Health>) {
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, site: Arc<Site>) {
     let service = hyper::service::service_fn(move |request| {
-        let health = Arc::clone(&health);
-        async move { Ok::<_, Infallible>(answer(request, peer, &health).await) }
+        let site = Arc::clone(&site);
+        async move { Ok::<_, Infallible>(answer(request, peer, &site).await) }
     });
     // A client that goes away is no failure of the server.
     let _ =
         auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, peer: SocketAddr, health: &Health) -> Response<Body> {
+async fn answer(request: Request<Incoming>, peer: SocketAddr, site: &Site) -> Response<Body> {
+    let health = &*site.health;
     let path = request.uri().path().to_owned();
     let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     let number = || rest.parse::<u64>().unwrap_or(0);
@@ -54,6 +63,7 @@ async fn answer(request: Request<Incoming>, peer: SocketAddr, health: &Health) -
         "chunked" => chunked(number()),
         "stream" => events(number()),
         "upload" => upload(request).await,
+        "page" => site.page.answer().await,
         "ws" => websocket::accept(request),
         "healthz" if health.is_healthy("http") => text(StatusCode::OK, "ok\n".into()),
         "healthz" => text(StatusCode::SERVICE_UNAVAILABLE, "unhealthy\n".into()),

@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 mod http1;
 mod load;
+mod page;
 mod proto;
 mod serve;
 mod tcp;

@@ -8,7 +8,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{control, grpc, health::Health, http1, tcp};
+use crate::{
+    control, grpc,
+    health::Health,
+    http1::{self, Site},
+    page::Page,
+    tcp,
+};
 
 /// Ports of every protocol; each flag may be given several times.
 #[derive(clap::Args, Clone)]
@@ -34,6 +40,9 @@ pub(crate) struct Args {
     /// Serve only HTTP, on this port (a second container of a pod).
     #[arg(long)]
     only_http: Option<u16>,
+    /// What `/page` is made of: `http://HOST[:PORT]/PATH`; may be given several times.
+    #[arg(long)]
+    backend: Vec<http::Uri>,
     /// Seconds to go on serving after SIGTERM.
     #[arg(long, default_value_t = 0.0)]
     linger: f64,
@@ -56,11 +65,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         _ = term.recv() => return Ok(()),
     }
     let health = Arc::new(Health::default());
+    let site = Arc::new(Site { health: Arc::clone(&health), page: Page::new(args.backend.clone()) });
     if let Some(port) = args.only_http {
-        http(port, &health).await?;
+        http(port, &site).await?;
     } else {
         for port in &args.http {
-            http(*port, &health).await?;
+            http(*port, &site).await?;
         }
         for port in &args.grpc {
             grpc::serve(listen(*port).await?, Arc::clone(&health));
@@ -84,9 +94,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn http(port: u16, health: &Arc<Health>) -> Result<()> {
-    let health = Arc::clone(health);
-    accept(listen(port).await?, move |stream, peer| http1::serve(stream, peer, Arc::clone(&health)));
+async fn http(port: u16, site: &Arc<Site>) -> Result<()> {
+    let site = Arc::clone(site);
+    accept(listen(port).await?, move |stream, peer| http1::serve(stream, peer, Arc::clone(&site)));
     Ok(())
 }
 
