@@ -64,20 +64,25 @@ struct Machine {
 
 impl Machine {
     fn now(env: &Env) -> Result<Self> {
+        // Other clusters on the machine come and go as they like.
+        let ours = |name: &str| name.starts_with(&env.instance) || !name.starts_with("bowline");
+        let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        // Mounts and cgroups that come and go with the other cluster's pods are not ours to judge.
-        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        let cgroups = names("/sys/fs/cgroup").into_iter().flat_map(|h| names(format!("/sys/fs/cgroup/{h}")));
+        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| ours(&last(path)));
+        let hierarchies = names("/sys/fs/cgroup");
+        let cgroups = hierarchies.iter().flat_map(|h| names(format!("/sys/fs/cgroup/{h}")));
         let state = env.state.to_string_lossy();
+        let mut directories: BTreeSet<String> = ["/var/lib", "/var/log", "/run", "/opt", "/etc", "/usr/libexec"]
+            .into_iter()
+            .flat_map(|dir| names(dir).into_iter().map(move |name| format!("{dir}/{name}")))
+            .collect();
+        directories.extend(env.state.exists().then(|| state.to_string()));
         Ok(Self {
-            namespaces: names("/run/netns"),
+            namespaces: names("/run/netns").into_iter().filter(|name| ours(name)).collect(),
             mounts: mounts.map(str::to_owned).collect(),
-            cgroups: cgroups.chain(names("/sys/fs/cgroup")).collect(),
+            cgroups: cgroups.chain(hierarchies.iter().cloned()).filter(|name| ours(name)).collect(),
             processes: names("/proc").into_iter().filter(|pid| belongs(pid, &state)).collect(),
-            directories: ["/var/lib", "/var/log", "/var/tmp", "/run", "/opt", "/etc", "/usr/libexec"]
-                .into_iter()
-                .flat_map(|dir| names(dir).into_iter().map(move |name| format!("{dir}/{name}")))
-                .collect(),
+            directories,
         })
     }
 
