@@ -42,18 +42,12 @@ pub const RULES: &[Rule] = &[
     ),
     cluster("authentication.k8s.io", "tokenreviews", &[], &["create"], "identity: whose token it is"),
     cluster("events.k8s.io", "events", &[], &["create", "patch"], "mesh, webhook, inject: events"),
-    cluster(
-        "admissionregistration.k8s.io",
-        "mutatingwebhookconfigurations",
-        &[],
-        &["create"],
-        "webhook: cannot be limited by name",
-    ),
+    // Created by server-side apply, for which the API server checks `create` against the object's name.
     cluster(
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",
         &["bowline-inject"],
-        &["get", "list", "watch", "patch", "delete"],
+        &["get", "list", "watch", "create", "patch", "delete"],
         "webhook: its configuration",
     ),
     own("coordination.k8s.io", "leases", &[], &["create"], "leader: cannot be limited by name"),
