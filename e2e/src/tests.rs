@@ -7,7 +7,9 @@ pub mod bad_mesh;
 pub mod cluster;
 pub mod cluster_leaves_nothing;
 pub mod control_plane_gone;
+pub mod cost;
 pub mod forty_pods;
+pub mod graceful_drain;
 pub mod install;
 pub mod leader_lost;
 pub mod mesh_deletion;
@@ -72,12 +74,14 @@ pub const TESTS: &[Test] = &[
     test!(outside_traffic, Operator, 3 min, "API server, nodes, pods outside the mesh and pod addresses are reached as before"),
     test!(no_plaintext_on_the_wire, Operator, 3 min, "an eavesdropper on every node sees nothing of what members say"),
     test!(metrics, Operator, 3 min, "proxies and operator count exactly what happened"),
+    test!(graceful_drain, Operator, 4 min, "pods come and go under load and no request fails"),
     test!(standby_replaced, Operator, 3 min, "a new standby in a running pod: Ready throughout, application untouched"),
     test!(control_plane_gone, Operator, 5 min, "without the operator members reach all that they had reached"),
     test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease"),
     test!(bad_csr, Operator, 3 min, "the CA signs for nobody but the pod whose token is presented"),
     test!(bad_mesh, Operator, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
     test!(mesh_deletion, Operator, 5 min, "deleting a Mesh in use is held; forced, everything that it made goes"),
+    test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
     test!(forty_pods, Operator, 5 min, "forty meshed pods start on two nodes"),
 ];
 
