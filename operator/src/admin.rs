@@ -40,6 +40,13 @@ pub struct Gate {
 
 impl Gate {
     /// Whether the part is up.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        let parts = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.get(self.name) == Some(&true)
+    }
+
+    /// Says whether the part is up.
     pub fn set(&self, up: bool) {
         let mut parts = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
         parts.insert(self.name, up);

@@ -1,6 +1,12 @@
 //! Watch → store: what every replica keeps in memory of the cluster.
 
-use std::{fmt::Debug, future::Future, pin::pin, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt::Debug,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::StreamExt;
 use k8s_openapi::{api::core::v1::Pod, serde::de::DeserializeOwned};
@@ -20,11 +26,16 @@ use crate::{admin::Gate, context::TaskResult};
 pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
     changes: watch::Receiver<u64>,
+    dirty: Dirty<K>,
 }
+
+/// Objects that changed since somebody last took them; `None` while nobody wants to know. Bounded by the number of objects, because
+/// whoever tracks takes what is there.
+type Dirty<K> = Arc<Mutex<Option<HashSet<ObjectRef<K>>>>>;
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), changes: self.changes.clone() }
+        Self { store: self.store.clone(), changes: self.changes.clone(), dirty: Arc::clone(&self.dirty) }
     }
 }
 
@@ -42,11 +53,25 @@ where
     ) -> (Self, impl Future<Output = TaskResult> + Send) {
         let (store, writer) = reflector::store();
         let (bump, changes) = watch::channel(0_u64);
+        let dirty: Dirty<K> = Arc::default();
+        let (reader, marks) = (store.clone(), Arc::clone(&dirty));
         let fill = async move {
             let events = watcher(api, config).default_backoff().modify(trim).reflect(writer);
             let mut events = pin!(events);
             let mut listing = true;
+            // Before a list is complete the store shows what was; whatever that list lacks is gone afterwards.
+            let mut before: Vec<ObjectRef<K>> = Vec::new();
             while let Some(event) = events.next().await {
+                match &event {
+                    Ok(watcher::Event::Init) => before = refs(&reader),
+                    Ok(watcher::Event::InitDone) => {
+                        mark(&marks, before.drain(..).chain(refs(&reader)));
+                    }
+                    Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => {
+                        mark(&marks, [ObjectRef::from_obj(object)]);
+                    }
+                    Ok(watcher::Event::InitApply(_)) | Err(_) => {}
+                }
                 match event {
                     Ok(watcher::Event::InitDone) => {
                         listing = false;
@@ -64,7 +89,7 @@ where
             }
             Ok(())
         };
-        (Self { store, changes }, fill)
+        (Self { store, changes, dirty }, fill)
     }
 
     /// A cache with fixed content, for tests.
@@ -76,7 +101,7 @@ where
             writer.apply_watcher_event(&watcher::Event::InitApply(object));
         }
         writer.apply_watcher_event(&watcher::Event::InitDone);
-        Self { store, changes: watch::channel(1).1 }
+        Self { store, changes: watch::channel(1).1, dirty: Arc::default() }
     }
 
     /// The object of a cluster-scoped kind.
@@ -99,6 +124,21 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
         self.changes.clone()
     }
 
+    /// Begins to note which objects change; all that are there count as changed. For one reader.
+    pub fn track(&self) {
+        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Some(HashSet::new());
+        mark(&self.dirty, refs(&self.store));
+    }
+
+    /// Takes the objects that changed since: as they are now, or `None` for those that are gone.
+    #[must_use]
+    pub fn take_changed(&self) -> Vec<(ObjectRef<K>, Option<Arc<K>>)> {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = dirty.as_mut().map(std::mem::take).unwrap_or_default();
+        drop(dirty);
+        taken.into_iter().map(|key| (key.clone(), self.store.get(&key))).collect()
+    }
+
     /// The store behind it.
     #[must_use]
     pub fn store(&self) -> &Store<K> {
@@ -110,6 +150,16 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
         let mut changes = self.changes.clone();
         // An error means that the filling task is gone; then so is the process.
         let _ = changes.wait_for(|n| *n > 0).await;
+    }
+}
+
+fn refs<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) -> Vec<ObjectRef<K>> {
+    store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+}
+
+fn mark<K: Resource<DynamicType = ()>>(dirty: &Dirty<K>, keys: impl IntoIterator<Item = ObjectRef<K>>) {
+    if let Some(dirty) = dirty.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        dirty.extend(keys);
     }
 }
 

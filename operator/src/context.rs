@@ -8,7 +8,10 @@ use kube::{Client, runtime::events::Recorder};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use crate::{admin::Readiness, ca::Authorities, cache::Cache, config::Config, meshes::Registry, telemetry::Metrics};
+use crate::{
+    admin::Readiness, ca::Authorities, cache::Cache, config::Config, control::Evidence, meshes::Registry,
+    telemetry::Metrics,
+};
 
 /// How a long-running part ends: well on shutdown, otherwise with the reason why the process must be restarted.
 pub type TaskResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -27,6 +30,8 @@ pub struct Ctx {
     pub pods: Cache<Pod>,
     /// CA state of every Mesh.
     pub authorities: Authorities,
+    /// What the proxies on this replica's streams said that they live with.
+    pub evidence: Evidence,
     /// What is measured.
     pub metrics: Metrics,
     /// Writes events.

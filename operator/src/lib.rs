@@ -14,6 +14,7 @@ pub mod identity;
 pub mod inject;
 pub mod leader;
 pub mod listen;
+pub mod lookup;
 pub mod mesh;
 pub mod meshes;
 pub mod rbac;

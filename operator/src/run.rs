@@ -106,6 +106,7 @@ fn context(
         namespaces,
         pods,
         authorities: Authorities::new(),
+        evidence: control::Evidence::default(),
         metrics: Metrics::default(),
         recorder: Recorder::new(client.clone(), reporter),
         serving: Arc::new(ArcSwapOption::empty()),

@@ -13,13 +13,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::{
-    Api, ResourceExt,
-    core::{
-        DynamicObject,
-        admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation},
-    },
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{
+    DynamicObject,
+    admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation},
 };
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use rustls::{
@@ -37,7 +34,7 @@ use super::{
 use crate::{
     context::{Ctx, Shutdown, TaskResult},
     listen::{self, ReasonLabel, Server},
-    meshes::Membership,
+    lookup,
 };
 
 /// Path that the webhook configuration names.
@@ -153,7 +150,7 @@ impl Reviewer {
             return (allowed, "skipped");
         };
         let who = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
-        let decision = match self.membership(namespace).await {
+        let decision = match lookup::membership(&self.ctx, namespace).await {
             Ok((namespace, membership)) => decide(pod, &namespace, &membership, &self.ctx.config.proxy_image),
             Err(error) => {
                 tracing::warn!(namespace, pod = who, %error, "a pod cannot be judged");
@@ -185,21 +182,5 @@ impl Reviewer {
                 }
             }
         }
-    }
-
-    /// The namespace and its Mesh. The API server only asks about members, so where memory says otherwise it may be behind: then the
-    /// namespace is read anew. A pod must not slip out of its mesh because it was created right after its namespace joined.
-    async fn membership(&self, name: &str) -> Result<(Arc<Namespace>, Membership), kube::Error> {
-        let known = self.ctx.namespaces.get(name);
-        if let Some(namespace) = &known {
-            let membership = self.ctx.registry.for_namespace(namespace);
-            if matches!(membership, Membership::One(_) | Membership::Conflict(_)) {
-                return Ok((Arc::clone(namespace), membership));
-            }
-        }
-        let namespace = Api::<Namespace>::all(self.ctx.client.clone()).get(name).await?;
-        debug_assert_eq!(namespace.name_any(), name);
-        let membership = self.ctx.registry.for_namespace(&namespace);
-        Ok((Arc::new(namespace), membership))
     }
 }
