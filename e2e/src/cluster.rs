@@ -206,7 +206,11 @@ pub fn kubectl_command(env: &Env) -> Result<Cmd> {
     ensure!(namespace.exists(), "there is no cluster: start one with `cargo e2e up`");
     let kubectl = Programs::locate(env)?.path("kubectl")?;
     let args = [format!("--net={}", namespace.display()), "--".into(), kubectl.to_string_lossy().into_owned()];
-    Ok(Cmd::new("nsenter").args(args).env("KUBECONFIG", env.state.join("pki/admin.kubeconfig")))
+    Ok(Cmd::new("nsenter")
+        .args(args)
+        .env("KUBECONFIG", env.state.join("pki/admin.kubeconfig"))
+        // Not in the user's home.
+        .env("KUBECACHEDIR", env.state.join("kubectl-cache")))
 }
 
 #[cfg(test)]
