@@ -34,7 +34,7 @@ pub async fn run(env: &Env) -> Result<()> {
     step("making the Mesh", mesh(&cx)).await?;
     step("starting a shop in the mesh, and a stranger outside", applications(&cx)).await?;
     let refused = step("the stranger calls the shop in plaintext", stranger(&cx)).await?;
-    let traffic = step("watching the traffic", watch(&cx)).await?;
+    let traffic = step("watching the traffic", Box::pin(watch(&cx))).await?;
     say(format_args!("done in {:.0} s\n", start.elapsed().as_secs_f64()));
 
     let heading = |text: &str| println!("\n\x1b[1m{text}\x1b[0m");
