@@ -107,6 +107,7 @@ impl Asker<'_> {
             Code::ResourceExhausted,
         ];
         ensure!(blames.contains(&code), "{what} ended with {code:?}: {message}");
+        ensure!(!message.contains("too many"), "{what} was refused for its number, not for what it is: {message}");
         ensure!(!message.is_empty(), "{what} was refused without a reason");
         ensure!(token.len() < 16 || !message.contains(token), "{what}: the refusal repeats the token");
         self.refused += 1;

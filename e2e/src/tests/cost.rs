@@ -41,7 +41,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     figures.set("operator_mib", mib(operator_after.bytes));
     figures.set("operator_idle_cpu_ms_per_s", rate(&operator_before, &operator_after, seconds));
 
-    let seconds = if cx.long() { "60" } else { "10" };
+    let seconds = if cx.long() { "45" } else { "10" };
     let load =
         ["load", "--rate", "1000", "--fresh-percent", "0", "--seconds", seconds, "--url", "http://server/bytes/100"];
     let outsider = Caller::of(cx, &plain, "client").await?;
