@@ -1,6 +1,7 @@
 //! Says what is going on: one line per step, with seconds, on a terminal kept up to date in place.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,22 +15,33 @@ const REMINDER: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Those of `work`.
-pub async fn step<T>(title: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    step_with(title, || None, work).await
+pub fn step<'a, T: 'a>(
+    title: &'a str,
+    work: impl Future<Output = Result<T>> + 'a,
+) -> impl Future<Output = Result<T>> + 'a {
+    step_with(title, || None, work)
 }
 
 /// As [`step`], with a remark (such as the time left) that is asked for whenever the line is written.
 ///
 /// # Errors
 /// Those of `work`.
-pub async fn step_with<T>(
+pub fn step_with<'a, T: 'a>(
+    title: &'a str,
+    remark: impl Fn() -> Option<String> + 'a,
+    work: impl Future<Output = Result<T>> + 'a,
+) -> impl Future<Output = Result<T>> + 'a {
+    // Boxed here: what is waited for is large, and its caller need not be.
+    watch(title, remark, Box::pin(work))
+}
+
+async fn watch<T, F: Future<Output = Result<T>>>(
     title: &str,
     remark: impl Fn() -> Option<String>,
-    work: impl Future<Output = Result<T>>,
+    mut work: Pin<Box<F>>,
 ) -> Result<T> {
     let terminal = std::io::stderr().is_terminal();
     let start = Instant::now();
-    let mut work = std::pin::pin!(work);
     let mut announced = false;
     let mut wait = QUIET;
     let result = loop {
