@@ -14,5 +14,8 @@ pub mod sign;
 pub mod state;
 pub mod store;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use authorities::Authorities;
 pub use sign::{MeshCa, SignError, SignedLeaf};

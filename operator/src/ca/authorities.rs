@@ -122,3 +122,50 @@ impl Authorities {
         Ok(Entry { state: Arc::new(state), ca })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+    use crate::ca::testing;
+
+    fn secret(entries: &[(&str, &[u8])]) -> Secret {
+        let data = entries.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.to_vec()))).collect();
+        Secret { data: Some(data), ..Secret::default() }
+    }
+
+    #[test]
+    fn the_last_good_state_stays_in_force() {
+        let authorities = Authorities::new();
+        let mut changes = authorities.subscribe();
+        let state = testing::state("a");
+        authorities.observe(Some(&secret(&[("a.json", &state.to_json())])));
+        assert!(changes.has_changed().unwrap());
+        changes.borrow_and_update();
+        assert_eq!(authorities.held("a"), Held::Good);
+        let before = authorities.mesh("a").unwrap();
+        for damaged in [None, Some(secret(&[])), Some(secret(&[("a.json", b"")])), Some(secret(&[("a.json", b"{}")]))] {
+            authorities.observe(damaged.as_ref());
+            assert_ne!(authorities.held("a"), Held::Good);
+            assert!(Arc::ptr_eq(&authorities.mesh("a").unwrap(), &before));
+            assert_eq!(*authorities.state("a").unwrap(), state);
+        }
+        authorities.forget("a");
+        assert!(authorities.mesh("a").is_none());
+    }
+
+    #[test]
+    fn meshes_do_not_touch_each_other() {
+        let authorities = Authorities::new();
+        let (a, b) = (testing::state("a"), testing::state("b"));
+        authorities.observe(Some(&secret(&[("a.json", &a.to_json()), ("b.json", b"?")])));
+        assert_eq!(authorities.held("a"), Held::Good);
+        assert!(matches!(authorities.held("b"), Held::Bad(_)));
+        assert!(authorities.mesh("b").is_none());
+        // An entry under another Mesh's name is nobody's.
+        authorities.observe(Some(&secret(&[("a.json", &b.to_json())])));
+        assert!(matches!(authorities.held("a"), Held::Bad(StateError::Mesh(_))));
+        assert_eq!(authorities.mesh("a").unwrap().mesh, "a");
+    }
+}

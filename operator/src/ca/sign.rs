@@ -233,3 +233,6 @@ fn check_names(csr: &X509CertificationRequest<'_>, id: &SpiffeId) -> Result<(), 
     };
     Err(SignError::Names { found, expected: id.as_str().to_owned() })
 }
+
+#[cfg(test)]
+mod tests;
