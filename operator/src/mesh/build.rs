@@ -58,6 +58,3 @@ pub fn build(observed: &Observed, valid: &Valid, ca: &CaState, config: &Config) 
     }
     plan
 }
-
-#[cfg(test)]
-mod tests;

@@ -326,6 +326,3 @@ pub struct News {
     /// For people.
     pub message: String,
 }
-
-#[cfg(test)]
-mod tests;

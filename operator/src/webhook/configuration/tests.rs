@@ -1,1 +1,36 @@
+use bowline_crds::MeshSpec;
 
+use super::*;
+use crate::meshes::exempt;
+
+fn mesh(name: &str, selector: Option<LabelSelector>) -> Arc<Mesh> {
+    let mut spec = MeshSpec::default();
+    spec.injection.namespace_selector = selector;
+    Arc::new(Mesh::new(name, spec))
+}
+
+#[test]
+fn it_exists_while_there_are_meshes_and_never_touches_the_system() {
+    let exempt = exempt("bowline-system");
+    assert!(build(&[], &exempt, "bowline-system", "").is_none());
+    let meshes = [mesh("a", None), mesh("b", Some(LabelSelector::default()))];
+    let made = build(&meshes, &exempt, "bowline-system", "PEM").unwrap();
+    let webhooks = made.webhooks.clone().unwrap();
+    let names: Vec<&str> = webhooks.iter().map(|w| w.name.as_str()).collect();
+    assert_eq!(names, ["label.inject.bowline.dev", "b.mesh.inject.bowline.dev"]);
+    for webhook in &webhooks {
+        let expressions = webhook.namespace_selector.clone().unwrap().match_expressions.unwrap();
+        let never = expressions.iter().find(|e| e.key == "kubernetes.io/metadata.name").unwrap();
+        assert_eq!(never.operator, "NotIn");
+        for namespace in ["kube-system", "bowline-system"] {
+            assert!(never.values.as_ref().unwrap().contains(&namespace.to_owned()), "{namespace}");
+        }
+        assert_eq!(webhook.failure_policy.as_deref(), Some("Fail"));
+        let service = webhook.client_config.service.clone().unwrap();
+        assert_eq!((service.name.as_str(), service.path.as_deref()), ("bowline-webhook", Some("/inject")));
+    }
+    assert!(is_current(&made, &made));
+    let mut edited = made.clone();
+    edited.webhooks.as_mut().unwrap()[0].failure_policy = Some("Ignore".into());
+    assert!(!is_current(&edited, &made));
+}

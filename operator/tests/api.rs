@@ -1,0 +1,11 @@
+//! The reconcilers against an API server in memory that refuses, conflicts, and loses answers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "api/leader.rs"]
+mod leader;
+#[path = "api/mesh.rs"]
+mod mesh;
+#[path = "api/server.rs"]
+mod server;
+#[path = "api/watch.rs"]
+mod watch;

@@ -1,0 +1,354 @@
+//! A Mesh from its first reconcile to its end, with everything that can go wrong on the way.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bowline_crds::Mesh;
+use bowline_operator::{
+    admin::Readiness,
+    ca::Authorities,
+    cache::Cache,
+    config::Config,
+    context::{Ctx, Shutdown},
+    mesh::reconcile::{ReconcileError, reconcile},
+    meshes::Registry,
+    telemetry::Metrics,
+};
+use http::Method;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Pod, Secret},
+    serde::de::DeserializeOwned,
+};
+use kube::runtime::events::{Recorder, Reporter};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::server::{Fault, Server};
+
+const MESH: &str = "/apis/bowline.dev/v1alpha1/meshes/default";
+const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-ca";
+const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/bowline-trust-default";
+
+/// A cluster with one Mesh and one member namespace, and what a replica remembers of its CA.
+struct World {
+    server: Server,
+    memory: Authorities,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { server: Server::default(), memory: Authorities::new() };
+        world.server.put(MESH, mesh("default", json!({})));
+        world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
+        world.namespace("other", json!({}));
+        world
+    }
+
+    /// One with everything in place.
+    async fn settled() -> Self {
+        let world = Self::new();
+        for _ in 0..3 {
+            world.round().await.expect("reconciled");
+        }
+        world.server.writes();
+        world
+    }
+
+    fn namespace(&self, name: &str, labels: Value) {
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+        self.server.put(&format!("/api/v1/namespaces/{name}"), object);
+    }
+
+    fn meshed_pod(&self, namespace: &str, name: &str) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod", "status": { "phase": "Running" },
+            "metadata": { "name": name, "namespace": namespace, "annotations": { "bowline.dev/injected": "default" } }
+        });
+        self.server.put(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), object);
+    }
+
+    fn all<K: DeserializeOwned>(&self, part: &str, depth: usize) -> Vec<K> {
+        let paths = self.server.paths().into_iter();
+        let of_kind = paths.filter(|p| p.split('/').count() == depth && p.rsplit('/').nth(1) == Some(part));
+        of_kind.map(|p| serde_json::from_value(self.server.get(&p).unwrap()).unwrap()).collect()
+    }
+
+    fn ctx(&self) -> Ctx {
+        let client = self.server.client();
+        Ctx {
+            registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
+            namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
+            pods: Cache::of(self.all::<Pod>("pods", 7)),
+            authorities: self.memory.clone(),
+            evidence: bowline_operator::control::Evidence::default(),
+            metrics: Metrics::default(),
+            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+            serving: Arc::default(),
+            readiness: Readiness::default(),
+            leader: watch::channel(true).1,
+            shutdown: Shutdown::new().1,
+            client,
+            config: Config {
+                namespace: "bowline-system".into(),
+                pod_name: "bowline-operator-0".into(),
+                proxy_image: "proxy:1".into(),
+                cluster_domain: "cluster.local".into(),
+                admin_port: 8080,
+                webhook_port: 9443,
+                control_port: 15_010,
+                log: "info".into(),
+            },
+        }
+    }
+
+    /// One reconcile with caches as fresh as can be; the memory sees the Secret afterwards.
+    async fn round(&self) -> Result<(), ReconcileError> {
+        let ended = self.round_of("default").await;
+        self.look();
+        ended
+    }
+
+    async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
+        let ctx = self.ctx();
+        let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
+        let mesh = ctx.registry.get(name).expect("Mesh");
+        reconcile(&ctx, &config_maps, mesh, SystemTime::now()).await.map(|_| ())
+    }
+
+    /// What the watch on the Secret would do.
+    fn look(&self) {
+        let secret: Option<Secret> = self.server.get(SECRET).map(|s| serde_json::from_value(s).unwrap());
+        self.memory.observe(secret.as_ref());
+    }
+
+    fn condition(&self, mesh: &str, kind: &str) -> (String, String, String) {
+        let mesh = self.server.get(&format!("/apis/bowline.dev/v1alpha1/meshes/{mesh}")).expect("Mesh");
+        let conditions = mesh["status"]["conditions"].as_array().expect("conditions");
+        let found = conditions.iter().find(|c| c["type"] == kind).expect("condition");
+        let text = |field: &str| found[field].as_str().unwrap().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    fn events(&self) -> String {
+        self.all::<Value>("events", 8).iter().map(|e| format!("{} {}\n", e["reason"], e["note"])).collect()
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.server.get(path).expect("object");
+        change(&mut object);
+        self.server.put(path, object);
+    }
+}
+
+fn mesh(name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "spec": spec,
+        "metadata": { "name": name, "uid": format!("uid-{name}"), "generation": 1 }
+    })
+}
+
+#[tokio::test]
+async fn from_nothing_to_ready_and_then_silent() {
+    let world = World::new();
+    world.round().await.expect("the finalizer");
+    assert_eq!(world.server.writes(), [format!("PATCH {MESH}")]);
+    world.round().await.expect("everything else");
+    let writes = world.server.writes();
+    for expected in
+        ["POST /api/v1/namespaces/bowline-system/secrets", &format!("PATCH {BUNDLE}"), &format!("PATCH {MESH}/status")]
+    {
+        assert_eq!(writes.iter().filter(|w| *w == expected).count(), 1, "{expected} in {writes:?}");
+    }
+    assert_eq!(world.condition("default", "Ready").0, "True");
+    assert_eq!(world.condition("default", "Available").0, "True");
+    let bundle = world.server.get(BUNDLE).unwrap();
+    assert!(bundle["data"]["bundle.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let info: Value = serde_json::from_str(bundle["data"]["mesh.json"].as_str().unwrap()).unwrap();
+    assert_eq!(info["controlAddress"], "bowline-control.bowline-system.svc.cluster.local.:15010");
+    assert_eq!(info["controlIdentity"], "spiffe://cluster.local/ns/bowline-system/sa/bowline-operator");
+    assert!(!bundle.to_string().contains("PRIVATE"));
+    assert!(world.events().contains("AuthorityCreated"), "{}", world.events());
+    for _ in 0..3 {
+        world.round().await.expect("nothing");
+        assert_eq!(world.server.writes(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_makes_no_second_root() {
+    let world = World::new();
+    world.round().await.unwrap();
+    world.server.fail(Method::POST, "/secrets", Fault::LostAnswer, 1);
+    let error = world.round().await.expect_err("the answer was lost").to_string();
+    assert!(error.contains("bowline-ca"), "{error}");
+    assert_eq!(world.condition("default", "Degraded").1, "ApiError");
+    let written = world.server.get(SECRET).unwrap();
+    world.round().await.unwrap();
+    assert_eq!(world.server.get(SECRET).unwrap(), written);
+    assert_eq!(world.condition("default", "Ready").0, "True");
+}
+
+#[tokio::test]
+async fn conflicts_on_the_secret_are_resolved_by_reading_again() {
+    let world = World::new();
+    world.round().await.unwrap();
+    world.server.fail(Method::POST, "/secrets", Fault::Status(409), 2);
+    world.round().await.expect("resolved");
+    assert_eq!(world.condition("default", "Ready").0, "True");
+}
+
+#[tokio::test]
+async fn failures_are_told_and_heal() {
+    let world = World::new();
+    world.round().await.unwrap();
+    world.server.fail(Method::PATCH, "/configmaps/", Fault::Status(500), 1);
+    assert!(world.round().await.is_err());
+    let (status, reason, message) = world.condition("default", "Reconciling");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "ApiError"));
+    assert!(message.contains("ConfigMap shop/bowline-trust-default"), "{message}");
+    assert_eq!(world.condition("default", "Stalled").0, "False");
+    world.server.fail(Method::PATCH, "/configmaps/", Fault::Status(403), 1);
+    assert!(world.round().await.is_err());
+    assert_eq!(world.condition("default", "Degraded").1, "Forbidden");
+    world.round().await.expect("healed");
+    assert_eq!(world.condition("default", "Ready").0, "True");
+    assert_eq!(world.condition("default", "Degraded").0, "False");
+}
+
+#[tokio::test]
+async fn an_emptied_secret_is_put_back_from_memory() {
+    for damage in [json!(null), json!({}), json!({ "default.json": "e30=" })] {
+        let world = World::settled().await;
+        let before = world.server.get(SECRET).unwrap()["data"].clone();
+        world.change(SECRET, |s| s["data"] = damage.clone());
+        world.look();
+        world.round().await.expect("restored");
+        assert_eq!(world.server.get(SECRET).unwrap()["data"], before, "{damage}");
+        assert!(world.events().contains("CaStateRestored"), "{}", world.events());
+        assert_eq!(world.condition("default", "Ready").0, "True");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_secret_waits_for_a_person_and_never_gets_another_root_unasked() {
+    let mut world = World::settled().await;
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    world.round().await.expect("told");
+    let (status, reason, message) = world.condition("default", "Stalled");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "CaStateLost"));
+    assert!(message.contains("bowline.dev/accept-new-root=true") && message.contains("backup"), "{message}");
+    assert!(world.server.get(SECRET).is_none());
+    assert!(world.server.get(BUNDLE).is_some(), "the bundle that workloads trust went away");
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "true" }));
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
+    let info = world.server.get(BUNDLE).unwrap()["data"]["mesh.json"].as_str().unwrap().to_owned();
+    assert!(info.contains(r#""bundleSequence":2"#), "{info}");
+    assert_eq!(world.condition("default", "Ready").0, "True");
+}
+
+#[tokio::test]
+async fn an_edited_bundle_is_put_back_and_told() {
+    let world = World::settled().await;
+    let before = world.server.get(BUNDLE).unwrap()["data"].clone();
+    world.change(BUNDLE, |m| {
+        m["data"]["bundle.pem"] = "mine".into();
+        m["data"]["more"] = "x".into();
+        m["metadata"]["labels"]["team"] = "shop".into();
+    });
+    world.round().await.expect("repaired");
+    let after = world.server.get(BUNDLE).unwrap();
+    assert_eq!(after["data"], before);
+    assert_eq!(after["metadata"]["labels"]["team"], "shop", "a label that is not ours went away");
+    assert!(world.events().contains("ConfigMap shop/bowline-trust-default"), "{}", world.events());
+    world.server.writes();
+    world.round().await.unwrap();
+    assert_eq!(world.server.writes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_bundle_leaves_with_the_last_meshed_pod() {
+    let world = World::settled().await;
+    world.meshed_pod("shop", "web");
+    world.namespace("shop", json!({}));
+    world.round().await.unwrap();
+    assert!(world.server.get(BUNDLE).is_some(), "a pod lost the bundle that it mounts");
+    world.server.remove("/api/v1/namespaces/shop/pods/web");
+    world.round().await.unwrap();
+    assert!(world.server.get(BUNDLE).is_none());
+}
+
+#[tokio::test]
+async fn two_meshes_that_claim_one_namespace_both_say_so_and_nothing_moves() {
+    let world = World::settled().await;
+    let rival = "/apis/bowline.dev/v1alpha1/meshes/rival";
+    world.server.put(rival, mesh("rival", json!({ "injection": { "namespaceSelector": {} } })));
+    world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
+    for _ in 0..2 {
+        world.round().await.unwrap();
+        world.round_of("rival").await.unwrap();
+    }
+    for (name, other) in [("default", "rival"), ("rival", "default")] {
+        let (status, reason, message) = world.condition(name, "Stalled");
+        assert_eq!((status.as_str(), reason.as_str()), ("True", "NamespaceConflict"), "{name}");
+        assert!(message.contains("shop") && message.contains(other), "{message}");
+    }
+    assert!(world.server.get(BUNDLE).is_some(), "existing membership was touched");
+    assert!(world.server.get("/api/v1/namespaces/shop/configmaps/bowline-trust-rival").is_none());
+    world.server.remove(rival);
+    world.round().await.unwrap();
+    assert_eq!(world.condition("default", "Ready").0, "True");
+}
+
+#[tokio::test]
+async fn a_spec_that_only_the_operator_can_judge_stalls_and_takes_nothing_away() {
+    let world = World::settled().await;
+    world.change(MESH, |m| {
+        m["metadata"]["generation"] = 2.into();
+        m["spec"] =
+            json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "a", "operator": "Is" }] } } });
+    });
+    world.round().await.expect("told");
+    let (status, reason, message) = world.condition("default", "Stalled");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "InvalidSpec"));
+    assert!(message.contains("spec.injection.namespaceSelector"), "{message}");
+    assert_eq!(world.server.get(MESH).unwrap()["status"]["observedGeneration"], 2);
+    assert!(world.server.get(BUNDLE).is_some());
+    assert_eq!(world.condition("default", "Available").0, "True");
+}
+
+#[tokio::test]
+async fn deletion_is_held_by_workloads_and_then_removes_everything() {
+    let world = World::settled().await;
+    let configuration = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
+    world.server.put(configuration, json!({ "metadata": { "name": "bowline-inject" }, "webhooks": [] }));
+    world.meshed_pod("shop", "web");
+    world.change(MESH, |m| m["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+    world.round().await.unwrap();
+    let (status, reason, message) = world.condition("default", "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "WorkloadsPresent"));
+    assert!(message.contains("shop/web") && message.contains("bowline.dev/force-delete=true"), "{message}");
+    assert!(world.server.get(BUNDLE).is_some() && world.server.get(configuration).is_some());
+
+    world.server.remove("/api/v1/namespaces/shop/pods/web");
+    world.server.fail(Method::DELETE, "/configmaps/", Fault::Status(500), 1);
+    assert!(world.round().await.is_err());
+    assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!(["bowline.dev/mesh"]));
+    world.round().await.expect("gone");
+    assert!(world.server.get(BUNDLE).is_none() && world.server.get(configuration).is_none());
+    assert_eq!(world.server.get(SECRET).unwrap()["data"], json!({}));
+    assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn deletion_can_be_forced() {
+    let world = World::settled().await;
+    world.meshed_pod("shop", "web");
+    world.change(MESH, |m| {
+        m["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        m["metadata"]["annotations"] = json!({ "bowline.dev/force-delete": "true" });
+    });
+    world.round().await.expect("gone");
+    assert!(world.server.get(BUNDLE).is_none());
+    assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!([]));
+}
