@@ -164,3 +164,17 @@ fn a_standby_uses_no_processor() {
     thread::sleep(Duration::from_millis(500));
     assert_eq!(ticks(), before);
 }
+
+#[test]
+fn a_standby_holds_next_to_no_memory_of_its_own() {
+    let pod = Pod::new();
+    let a = pod.start("a");
+    a.until("serving");
+    let b = pod.start("b");
+    b.until("standby");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", b.process.id())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // The program's own pages come on top; they depend on how it was built and are shared with the other slot.
+    assert!(kib <= 1536, "{kib} KiB of its own");
+}
