@@ -58,7 +58,10 @@ pub enum LifeError {
 /// # Errors
 /// See [`LifeError`]; the process should end with a failure then, so that the other slot takes over.
 pub fn run(var: impl Fn(&str) -> Option<String>) -> Result<(), LifeError> {
-    let serving = slots::take(&slots_dir(&var), &var(env::SLOT).unwrap_or_default())?;
+    let serving = slots::take(&slots_dir(&var), &var(env::SLOT).unwrap_or_default(), || {
+        // Without the small program this one stands by itself.
+        drop(slots::become_program(slots::STANDBY_PROGRAM, &[]));
+    })?;
     // Only now is anything built: a standby costs next to nothing.
     logs::start(&var);
     let settings = Settings::read(&var)?;

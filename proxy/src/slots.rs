@@ -8,8 +8,10 @@ use std::{
     os::unix::{
         fs::{DirBuilderExt, OpenOptionsExt},
         net::UnixListener,
+        process::CommandExt,
     },
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -110,11 +112,26 @@ fn decide(attempt: Result<(), Errno>) -> Next {
     }
 }
 
-/// Waits until this slot may serve. A SIGTERM meanwhile ends the process with status 0.
+/// Name of the small program that stands by, beside the proxy's: what it maps is a fraction of what the proxy maps.
+pub const STANDBY_PROGRAM: &str = "bowline-standby";
+/// Name of the proxy's program.
+pub const PROXY_PROGRAM: &str = "bowline-proxy";
+
+/// Becomes the program `name` that lies beside this one, with the arguments `arguments`; returns only if there is none.
+#[must_use]
+pub fn become_program(name: &str, arguments: &[&str]) -> io::Error {
+    match std::env::current_exe() {
+        Ok(own) => Command::new(own.with_file_name(name)).args(arguments).exec(),
+        Err(e) => e,
+    }
+}
+
+/// Waits until this slot may serve. A SIGTERM meanwhile ends the process with status 0. When the other slot serves, `busy`
+/// is called first: it may turn the process into a smaller one.
 ///
 /// # Errors
 /// When the files of the two slots cannot be used.
-pub fn take(dir: &Path, slot: &str) -> Result<Serving, SlotError> {
+pub fn take(dir: &Path, slot: &str, busy: impl FnOnce()) -> Result<Serving, SlotError> {
     if !matches!(slot, "a" | "b") {
         return Err(SlotError::Name(slot.chars().take(40).collect()));
     }
@@ -138,6 +155,7 @@ pub fn take(dir: &Path, slot: &str) -> Result<Serving, SlotError> {
     match decide(flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
         Next::Serve => answer_as(&socket, Role::Serving)?,
         Next::Wait => {
+            busy();
             let serving = answer(&socket, Role::Standby)?;
             loop {
                 match flock(&lock, FlockOperation::LockExclusive) {
@@ -211,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_foreign_slot_is_refused() {
-        let refused = take(Path::new("/nonexistent"), "c").unwrap_err();
+        let refused = take(Path::new("/nonexistent"), "c", || ()).unwrap_err();
         assert!(refused.to_string().contains("BOWLINE_SLOT"));
     }
 }

@@ -29,12 +29,12 @@ impl Profile {
     }
 }
 
-/// A binary and the image that it goes into.
-const BINARIES: [(&str, &str, &str, &str); 3] = [
-    // (package, binary, image, directory of the Containerfile)
-    ("bowline-operator", "bowline-operator", "bowline-operator", "operator"),
-    ("bowline-proxy", "bowline-proxy", "bowline-proxy", "proxy"),
-    ("e2e", "test-app", "bowline-test-app", "e2e/images/test-app"),
+/// Binaries and the image that they go into.
+const BINARIES: [(&str, &[&str], &str, &str); 3] = [
+    // (package, binaries, image, directory of the Containerfile)
+    ("bowline-operator", &["bowline-operator"], "bowline-operator", "operator"),
+    ("bowline-proxy", &["bowline-proxy", "bowline-standby"], "bowline-proxy", "proxy"),
+    ("e2e", &["test-app"], "bowline-test-app", "e2e/images/test-app"),
 ];
 
 /// The name of one of our images at this version.
@@ -50,11 +50,11 @@ pub fn image_name(short: &str) -> String {
 pub async fn build(env: &Env, profile: Profile) -> Result<Vec<PathBuf>> {
     let binaries = compile(env, profile).await?;
     let mut archives = vec![];
-    for (_, binary, image, dir) in BINARIES {
+    for (_, names, image, dir) in BINARIES {
         let image = Image {
             name: image_name(image),
             containerfile: env.root.join(dir),
-            files: vec![(binaries.join(binary), binary)],
+            files: names.iter().map(|name| (binaries.join(name), *name)).collect(),
         };
         archives.push(image.build(env).await?);
     }
@@ -95,8 +95,11 @@ async fn compile(env: &Env, profile: Profile) -> Result<PathBuf> {
     let title = format!("compiling operator, proxy and test application ({})", profile.name());
     let first = !target.join(&triple).join(profile.name()).is_dir();
     let remark = || first.then(|| "some minutes the first time".to_owned());
-    let select = |(package, binary): (&'static str, &'static str)| ["--package", package, "--bin", binary];
-    let pairs = BINARIES.map(|(package, binary, ..)| (package, binary));
+    let select = |(package, names): (&'static str, &[&'static str])| {
+        let bins = names.iter().flat_map(|name| ["--bin", *name]);
+        ["--package", package].into_iter().chain(bins).collect::<Vec<_>>()
+    };
+    let pairs = BINARIES.map(|(package, names, ..)| (package, names));
     match profile {
         // Together: shared dependencies are compiled once.
         Profile::Image => {
@@ -106,7 +109,7 @@ async fn compile(env: &Env, profile: Profile) -> Result<PathBuf> {
         // One by one: no binary gets a feature that only another asked for.
         Profile::Release => {
             for pair in pairs {
-                let title = format!("compiling {} (release)", pair.1);
+                let title = format!("compiling {} (release)", pair.1.join(", "));
                 step_with(&title, remark, cargo().args(select(pair)).output()).await?;
             }
         }
