@@ -14,15 +14,37 @@ pub mod admin;
 #[cfg(feature = "data-plane")]
 pub mod backoff;
 #[cfg(feature = "data-plane")]
+mod carry;
+#[cfg(feature = "data-plane")]
 pub mod clock;
+#[cfg(feature = "data-plane")]
+mod cork;
+#[cfg(feature = "data-plane")]
+pub mod dataplane;
+#[cfg(feature = "data-plane")]
+mod detect;
+#[cfg(feature = "data-plane")]
+pub mod drain;
 #[cfg(feature = "data-plane")]
 pub mod gate;
 #[cfg(feature = "data-plane")]
 pub mod health;
 #[cfg(feature = "data-plane")]
+mod http;
+#[cfg(feature = "data-plane")]
+mod inbound;
+#[cfg(feature = "data-plane")]
 pub mod life;
 #[cfg(feature = "data-plane")]
+mod listen;
+#[cfg(feature = "data-plane")]
 pub mod logs;
+#[cfg(feature = "data-plane")]
+pub mod metrics;
+#[cfg(feature = "data-plane")]
+mod outbound;
+#[cfg(feature = "data-plane")]
+mod pool;
 #[cfg(feature = "data-plane")]
 pub mod probes;
 #[cfg(feature = "data-plane")]
@@ -34,4 +56,10 @@ pub mod settings;
 #[cfg(feature = "data-plane")]
 pub mod slots;
 #[cfg(feature = "data-plane")]
+pub mod standalone;
+#[cfg(feature = "data-plane")]
+mod tcp;
+#[cfg(feature = "data-plane")]
 pub mod tls;
+#[cfg(feature = "data-plane")]
+mod worker;

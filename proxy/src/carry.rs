@@ -1,0 +1,205 @@
+//! An accepted connection whose route is known: detect → HTTP or tunnel.
+//!
+//! No server that speaks first is kept waiting: a declared protocol and the well-known ports decide at once; otherwise a client that
+//! is silent for [`SILENCE`] gets its far end dialled, and whichever side speaks first decides. If that is a client of HTTP after all,
+//! the early connection is given up and its requests go the way of requests.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use crate::{
+    bootstrap::tunnel::App,
+    control::apply::Protocol,
+    detect::{self, Prefixed, Spoken, judge},
+    drain::Phase,
+    http::{answer::Failure, exchange::Context, serve1, serve2},
+    metrics::Direction,
+    outbound::balance::Route,
+    tcp::{self, Tunnel},
+    worker::Worker,
+};
+
+/// How long a client may be silent before its far end is dialled.
+const SILENCE: Duration = Duration::from_millis(50);
+/// How long a client whose connection is refused is listened to, so that it can be told why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Read at once of what a client says first.
+const FIRST: usize = 1 << 10;
+
+/// What is to be carried where.
+pub(crate) struct Carried {
+    pub(crate) stream: TcpStream,
+    /// The port that the client connected to.
+    pub(crate) port: u16,
+    pub(crate) declared: Protocol,
+    pub(crate) route: Route,
+    pub(crate) direction: Direction,
+    /// `namespace/name` of the service, for metrics of opaque connections.
+    pub(crate) service: Rc<str>,
+}
+
+/// Carries a connection to its end.
+pub(crate) async fn carry(worker: Rc<Worker>, mut carried: Carried) {
+    let mut first = BytesMut::new();
+    let spoken = match carried.declared {
+        Protocol::Tcp => Spoken::Opaque,
+        Protocol::Detect if detect::is_opaque_port(carried.port) => Spoken::Opaque,
+        Protocol::Detect => match detect_unless_silent(&mut carried.stream, &mut first).await {
+            Some(spoken) => spoken,
+            None => return Box::pin(dial_early(worker, carried, first)).await,
+        },
+        // The client speaks first; a connection kept ready may be silent for long.
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            let mut drain = worker.drain.watch();
+            tokio::select! {
+                spoken = listen(&mut carried.stream, &mut first) => spoken,
+                () = drain.reached(Phase::Draining) => return,
+            }
+        }
+    };
+    as_spoken(worker, carried, first, spoken).await;
+}
+
+async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken: Spoken) {
+    let app = match spoken {
+        Spoken::Http1 => App::Http1,
+        Spoken::Http2 => App::Http2,
+        Spoken::Opaque => return tunnel(worker, carried, first, None).await,
+    };
+    let drain = worker.drain.watch();
+    let context = context(worker, carried.route, carried.direction, app);
+    let io = Prefixed::new(first.freeze(), carried.stream);
+    match spoken {
+        Spoken::Http1 => serve1::serve(context, io, drain).await,
+        _ => serve2::serve(context, crate::cork::Cork::new(io), drain, std::future::pending()).await,
+    }
+}
+
+fn context(worker: Rc<Worker>, route: Route, direction: Direction, app: App) -> Rc<Context> {
+    Rc::new(Context { worker, route, direction, app, tunnels: None })
+}
+
+/// The client's protocol, or nothing if it said nothing that tells within [`SILENCE`].
+async fn detect_unless_silent(stream: &mut TcpStream, first: &mut BytesMut) -> Option<Spoken> {
+    tokio::time::timeout(SILENCE, listen(stream, first)).await.ok()
+}
+
+/// Reads until it is clear what the client speaks; one that ends before that is opaque.
+async fn listen(stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
+    loop {
+        match more(stream, first).await {
+            Ok(0) | Err(_) => return Spoken::Opaque,
+            Ok(_) => {
+                if let Some(spoken) = judge(first) {
+                    return spoken;
+                }
+            }
+        }
+    }
+}
+
+async fn more(stream: &mut TcpStream, first: &mut BytesMut) -> io::Result<usize> {
+    // Nothing is allocated for a client that is silent.
+    stream.readable().await?;
+    first.reserve(FIRST);
+    stream.read_buf(first).await
+}
+
+async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMut) {
+    let early = context(Rc::clone(&worker), carried.route, carried.direction, App::Tcp);
+    let opened = Tunnel::open(&early).await;
+    let Some(early) = Rc::into_inner(early) else { return };
+    carried.route = early.route;
+    let (mut tunnel_, candidate) = match opened {
+        Ok(opened) => opened,
+        Err(failure) => return refuse(&worker, carried.direction, carried.stream, first, failure).await,
+    };
+    // What came of the first bytes while dialling is judged first.
+    let mut spoken = judge(&first);
+    if spoken.is_none() {
+        spoken = tokio::select! {
+            biased;
+            spoken = listen(&mut carried.stream, &mut first) => Some(spoken),
+            () = tunnel_.speaks() => None,
+        };
+    }
+    match spoken {
+        None | Some(Spoken::Opaque) => tunnel(worker, carried, first, Some((tunnel_, candidate))).await,
+        Some(spoken) => {
+            drop(tunnel_);
+            as_spoken(worker, carried, first, spoken).await;
+        }
+    }
+}
+
+/// Opaque bytes to an endpoint of the route.
+async fn tunnel(
+    worker: Rc<Worker>,
+    carried: Carried,
+    first: BytesMut,
+    open: Option<(Tunnel, Rc<crate::pool::Candidate>)>,
+) {
+    let Carried { stream, route, direction, service, .. } = carried;
+    let context = context(Rc::clone(&worker), route, direction, App::Tcp);
+    let opened = match open {
+        Some(open) => Ok(open),
+        None => Tunnel::open(&context).await,
+    };
+    match opened {
+        Ok((far, candidate)) => {
+            let identity = candidate.endpoint.key.identity.as_ref();
+            let peer = identity.map_or(crate::metrics::PLAINTEXT, |id| id.as_str());
+            let count = worker.metrics.tcp(direction, &service, peer, identity.is_some());
+            count.fetch_add(1, Relaxed);
+            let _open = worker.metrics.open(direction);
+            candidate.endpoint.began();
+            far.carry(stream, &first, &worker, direction).await;
+            candidate.endpoint.ended();
+        }
+        Err(failure) => {
+            worker.refused(direction, &failure);
+            tcp::reset_on_close(&stream);
+        }
+    }
+}
+
+/// Bytes to an address that the mesh knows nothing of, unchanged and unseen.
+pub(crate) async fn pass(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
+    match crate::pool::connect(to).await {
+        Ok(server) => {
+            let _open = worker.metrics.open(Direction::Outbound);
+            let count: Arc<_> = worker.metrics.tcp(Direction::Outbound, "outside", crate::metrics::PLAINTEXT, false);
+            count.fetch_add(1, Relaxed);
+            Tunnel::Plain(server).carry(stream, &[], &worker, Direction::Outbound).await;
+        }
+        // As without the mesh, the client sees its connection fail.
+        Err(failure) => {
+            worker.refused(Direction::Outbound, &failure);
+            tcp::reset_on_close(&stream);
+        }
+    }
+}
+
+/// Refuses a connection: HTTP with a status and why, anything else with a reset.
+pub(crate) async fn refuse(
+    worker: &Rc<Worker>,
+    direction: Direction,
+    mut stream: TcpStream,
+    mut first: BytesMut,
+    failure: Failure,
+) {
+    worker.refused(direction, &failure);
+    let spoken = match judge(&first) {
+        Some(spoken) => Ok(spoken),
+        None => tokio::time::timeout(LAST_WORDS, listen(&mut stream, &mut first)).await,
+    };
+    let first: Bytes = first.freeze();
+    let drain = worker.drain.watch();
+    match spoken {
+        Ok(Spoken::Http1) => serve1::refuse(failure, Prefixed::new(first, stream), drain).await,
+        Ok(Spoken::Http2) => serve2::refuse(failure, Prefixed::new(first, stream), drain).await,
+        Ok(Spoken::Opaque) | Err(_) => tcp::reset_on_close(&stream),
+    }
+}

@@ -1,0 +1,230 @@
+//! One request to the endpoint that its route picks, and the head of its answer back.
+//!
+//! Nothing of a request has been sent while a connection is being made, so a failure there is retried on another endpoint. On a
+//! kept HTTP/1 connection that the application closed at the same moment, the request is sent again if the application cannot
+//! have seen it or may see it twice (RFC 9110, section 9.2.2).
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+
+use super::{
+    answer::Failure,
+    headers::{self, HTTP10},
+    payload::{Guard, Lease, Payload},
+    pump,
+    upgrade::Switched,
+};
+use crate::{
+    bootstrap::{Reason, tunnel::App},
+    metrics::Direction,
+    outbound::balance::Route,
+    pool::{Candidate, Stream2},
+    worker::Worker,
+};
+
+/// Endpoints tried for one request.
+pub(crate) const ATTEMPTS: usize = 3;
+
+/// What all requests of a connection share.
+pub(crate) struct Context {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) route: Route,
+    pub(crate) direction: Direction,
+    /// What the application at the far end speaks.
+    pub(crate) app: App,
+    /// Counts tunnels from other proxies.
+    pub(crate) tunnels: Option<Arc<AtomicU64>>,
+}
+
+/// A request in flight at an endpoint.
+struct InFlight<'a>(&'a Candidate);
+
+impl<'a> InFlight<'a> {
+    fn new(candidate: &'a Candidate) -> Self {
+        candidate.endpoint.began();
+        Self(candidate)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.endpoint.ended();
+    }
+}
+
+/// Carries one request; hop-by-hop headers are gone already.
+pub(crate) async fn exchange(
+    context: &Context,
+    request: Parts,
+    body: Payload,
+    started: Instant,
+) -> Result<Response<Payload>, Failure> {
+    let mut tried = Tried::default();
+    loop {
+        let candidate = context.route.pick(&context.worker, &tried)?;
+        let _load = InFlight::new(&candidate);
+        let response = if candidate.endpoint.key.identity.is_some() || context.app == App::Http2 {
+            match candidate.endpoint.h2(context.app).stream(&context.worker).await {
+                Ok(stream) => send2(&candidate, stream, request, body, started).await?,
+                Err(failure) => {
+                    tried.failed(context, &candidate, failure)?;
+                    continue;
+                }
+            }
+        } else {
+            match send1(&candidate, request, body, started).await {
+                Ok(response) => response,
+                Err(Unsent { failure, message: Some(message) }) => {
+                    tried.failed(context, &candidate, failure)?;
+                    return Box::pin(again(context, *message, tried, started)).await;
+                }
+                Err(Unsent { failure, message: None }) => return Err(failure),
+            }
+        };
+        let now = Instant::now();
+        candidate.endpoint.answered(now.duration_since(started), now);
+        candidate.series.answered(response.status());
+        return Ok(response);
+    }
+}
+
+/// The rare way: the first endpoint could not be reached.
+async fn again(
+    context: &Context,
+    mut message: Request<Payload>,
+    mut tried: Tried,
+    started: Instant,
+) -> Result<Response<Payload>, Failure> {
+    loop {
+        let candidate = context.route.pick(&context.worker, &tried)?;
+        let _load = InFlight::new(&candidate);
+        let (head, body) = message.into_parts();
+        match send1(&candidate, head, body, started).await {
+            Ok(response) => {
+                let now = Instant::now();
+                candidate.endpoint.answered(now.duration_since(started), now);
+                candidate.series.answered(response.status());
+                return Ok(response);
+            }
+            Err(Unsent { failure, message: Some(back) }) => {
+                tried.failed(context, &candidate, failure)?;
+                message = *back;
+            }
+            Err(Unsent { failure, message: None }) => return Err(failure),
+        }
+    }
+}
+
+/// Endpoints that failed for this request.
+#[derive(Default)]
+pub(crate) struct Tried {
+    failed: Vec<*const crate::pool::Endpoint>,
+}
+
+impl Tried {
+    pub(crate) fn contains(&self, endpoint: &Rc<crate::pool::Endpoint>) -> bool {
+        self.failed.contains(&Rc::as_ptr(endpoint))
+    }
+
+    /// Notes a failure; gives it back when it was one too many.
+    pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
+        candidate.endpoint.failed();
+        self.failed.push(Rc::as_ptr(&candidate.endpoint));
+        // An endpoint that is full or somebody else is not made better by asking another one's bound.
+        if self.failed.len() >= ATTEMPTS || !context.route.has_other(&context.worker, self) {
+            return Err(failure);
+        }
+        Ok(())
+    }
+}
+
+async fn send2(
+    candidate: &Rc<Candidate>,
+    stream: Stream2,
+    mut head: Parts,
+    body: Payload,
+    started: Instant,
+) -> Result<Response<Payload>, Failure> {
+    if head.version == Version::HTTP_10 {
+        head.headers.insert(HTTP10, HeaderValue::from_static("1"));
+    }
+    // HTTP/1.1 tells the codec that a request may lack an authority; its Host header travels as it is (RFC 9113, 8.3.1).
+    head.version = Version::HTTP_11;
+    let lost = |e: h2::Error| {
+        let address = candidate.endpoint.key.address;
+        Failure::new(Reason::ConnectionLost, format!("{address} gave no answer: {e}"))
+    };
+    let end = body.is_empty();
+    let (answer, into) = stream.send(Request::from_parts(head, ()), end).map_err(lost)?;
+    if !end {
+        tokio::task::spawn_local(pump::pump(body, into));
+    }
+    let (mut head, body) = answer.await.map_err(lost)?.into_parts();
+    head.version = Version::HTTP_11;
+    let guard = Guard::new(Rc::clone(candidate), started, Lease::Stream { _stream: stream });
+    Ok(Response::from_parts(head, Payload::h2(body).guarded(guard)))
+}
+
+/// A request that was not answered, and the request if it was not sent either.
+pub(super) struct Unsent {
+    pub(super) failure: Failure,
+    pub(super) message: Option<Box<Request<Payload>>>,
+}
+
+pub(super) async fn send1(
+    candidate: &Rc<Candidate>,
+    head: Parts,
+    body: Payload,
+    started: Instant,
+) -> Result<Response<Payload>, Unsent> {
+    let pool = candidate.endpoint.h1();
+    let mut request = Request::from_parts(head, body);
+    let mut fresh = false;
+    loop {
+        let mut connection = match pool.take(fresh).await {
+            Ok(connection) => connection,
+            Err(failure) => return Err(Unsent { failure, message: Some(Box::new(request)) }),
+        };
+        let repeatable = request.body().is_empty() && headers::is_idempotent(request.method());
+        let spare = (connection.stale && repeatable).then(|| spare(&request));
+        match connection.send.try_send_request(request).await {
+            Ok(response) => {
+                let (mut head, body) = response.into_parts();
+                if head.status == StatusCode::SWITCHING_PROTOCOLS
+                    && let Some(token) = head.headers.get(UPGRADE).cloned()
+                {
+                    head.extensions.insert(Switched(token));
+                }
+                headers::strip(&mut head.headers);
+                let lease = Lease::Whole { pool: Rc::clone(pool), connection: Some(connection), ended: false };
+                let guard = Guard::new(Rc::clone(candidate), started, lease);
+                return Ok(Response::from_parts(head, Payload::hyper(body).guarded(guard)));
+            }
+            Err(mut e) => {
+                let back = if connection.reused { e.take_message().or(spare) } else { None };
+                let Some(back) = back else {
+                    let address = candidate.endpoint.key.address;
+                    let detail = format!("{address} closed the connection before its answer: {}", e.error());
+                    return Err(Unsent { failure: Failure::new(Reason::ConnectionLost, detail), message: None });
+                };
+                request = back;
+                fresh = true;
+            }
+        }
+    }
+}
+
+/// A second copy of a request without a body.
+fn spare(request: &Request<Payload>) -> Request<Payload> {
+    let mut copy = Request::new(Payload::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

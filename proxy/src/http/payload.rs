@@ -1,0 +1,178 @@
+//! The body of a request or response, wherever it comes from.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::pool::{Candidate, Connection1, Pool1, Stream2};
+
+/// A body and what is to be done when it ends.
+pub(crate) struct Payload {
+    kind: Kind,
+    /// Dropped with the body: the request is over then.
+    guard: Option<Guard>,
+}
+
+enum Kind {
+    Empty,
+    Once(Bytes),
+    Hyper(Incoming),
+    H2(h2::RecvStream),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("HTTP/1 body: {0}")]
+    Hyper(#[from] hyper::Error),
+    #[error("HTTP/2 body: {0}")]
+    H2(#[from] h2::Error),
+}
+
+/// What a request holds until its answer has ended.
+pub(crate) struct Guard {
+    candidate: Rc<Candidate>,
+    started: Instant,
+    lease: Lease,
+}
+
+/// The connection that carries a request.
+pub(crate) enum Lease {
+    /// A stream of a shared connection, counted until the end.
+    Stream { _stream: Stream2 },
+    /// A connection of its own, given back if the answer was read to its end.
+    Whole { pool: Rc<Pool1>, connection: Option<Connection1>, ended: bool },
+}
+
+impl Guard {
+    pub(crate) fn new(candidate: Rc<Candidate>, started: Instant, lease: Lease) -> Self {
+        Self { candidate, started, lease }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.candidate.series.took(self.started.elapsed());
+        if let Lease::Whole { pool, connection, ended: true } = &mut self.lease
+            && let Some(connection) = connection.take()
+        {
+            pool.give_back(connection);
+        }
+    }
+}
+
+impl Payload {
+    pub(crate) fn empty() -> Self {
+        Self { kind: Kind::Empty, guard: None }
+    }
+
+    pub(crate) fn once(bytes: Bytes) -> Self {
+        Self { kind: Kind::Once(bytes), guard: None }
+    }
+
+    pub(crate) fn hyper(body: Incoming) -> Self {
+        let kind = if body.is_end_stream() { Kind::Empty } else { Kind::Hyper(body) };
+        Self { kind, guard: None }
+    }
+
+    pub(crate) fn h2(body: h2::RecvStream) -> Self {
+        let kind = if body.is_end_stream() { Kind::Empty } else { Kind::H2(body) };
+        Self { kind, guard: None }
+    }
+
+    /// Ties `guard` to the body; at once to its end if there is none.
+    pub(crate) fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self.note_end();
+        self
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
+    }
+
+    /// Tells the guard when the body was read to its end.
+    fn note_end(&mut self) {
+        if let Some(Guard { lease: Lease::Whole { ended, .. }, .. }) = &mut self.guard {
+            *ended |= match &self.kind {
+                Kind::Empty => true,
+                Kind::Hyper(body) => body.is_end_stream(),
+                Kind::Once(_) | Kind::H2(_) => false,
+            };
+        }
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Empty => None,
+            Kind::Once(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.kind = Kind::Empty;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Kind::Hyper(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                None => {
+                    this.kind = Kind::Empty;
+                    None
+                }
+                Some(frame) => Some(frame.map_err(BodyError::from)),
+            },
+            Kind::H2(body) => match ready!(poll_h2(body, cx)) {
+                None => {
+                    this.kind = Kind::Empty;
+                    None
+                }
+                frame => frame,
+            },
+        };
+        this.note_end();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Once(_) => false,
+            Kind::Hyper(body) => body.is_end_stream(),
+            Kind::H2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Hyper(body) => body.size_hint(),
+            Kind::H2(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn poll_h2(body: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match ready!(body.poll_data(cx)) {
+        Some(Ok(data)) => {
+            // The next hop has its own flow control: what is handed over counts as consumed.
+            let released = body.flow_control().release_capacity(data.len());
+            Poll::Ready(Some(released.map(|()| Frame::data(data)).map_err(BodyError::from)))
+        }
+        Some(Err(e)) if e.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
+        None => match ready!(body.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t)))),
+            Err(e) => Poll::Ready(Some(Err(e.into()))),
+        },
+    }
+}

@@ -1,0 +1,143 @@
+//! HTTP/2: from other proxies (every stream a request or a tunnel), and with prior knowledge from applications.
+
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Instant};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Builder, SendResponse},
+};
+use http::{Method, Request, Response, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS, STREAM_WINDOW,
+    answer::{is_grpc, refusal},
+    exchange::{Context, exchange},
+    headers::HTTP10,
+    payload::Payload,
+    pump,
+    serve1::refused,
+    upgrade,
+};
+use crate::{
+    bootstrap::tunnel::App,
+    drain::{Phase, Watch},
+    http::answer::Failure,
+};
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_reset_streams(1024)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Serves until the connection ends, the proxy drains or `until` says that the peer is to go; what is in flight finishes.
+pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, until: impl Future<Output = ()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let Ok(mut connection) = builder().handshake::<_, Bytes>(io).await else { return };
+    let mut until = pin!(until);
+    let mut ending = false;
+    loop {
+        let accepted = {
+            let mut forced = pin!(async {
+                if !ending {
+                    tokio::select! {
+                        () = until.as_mut() => {}
+                        () = drain.reached(Phase::Draining) => {}
+                    }
+                } else {
+                    drain.reached(Phase::Forced).await;
+                }
+            });
+            tokio::select! {
+                biased;
+                accepted = connection.accept() => Some(accepted),
+                () = forced.as_mut() => None,
+            }
+        };
+        match accepted {
+            Some(Some(Ok((request, respond)))) => {
+                tokio::task::spawn_local(stream(Rc::clone(&context), request, respond));
+            }
+            // The peer closed or broke off.
+            Some(Some(Err(_)) | None) => return,
+            None if ending => return,
+            None => {
+                connection.graceful_shutdown();
+                ending = true;
+            }
+        }
+    }
+}
+
+/// One stream.
+async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let started = Instant::now();
+    if *request.method() == Method::CONNECT && context.app != App::Http2 {
+        return Box::pin(upgrade::tunnel(context, request, respond, started)).await;
+    }
+    if *request.method() == Method::CONNECT {
+        return Box::pin(upgrade::relay(context, request, respond, started)).await;
+    }
+    let (mut head, body) = request.into_parts();
+    if context.app == App::Http1 {
+        let http10 = head.headers.remove(HTTP10).is_some();
+        head.version = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    }
+    let grpc = context.app == App::Http2 && is_grpc(&head.headers);
+    let Some(answered) = unless_reset(exchange(&context, head, Payload::h2(body), started), &mut respond).await else {
+        return;
+    };
+    let response = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
+    send(response, respond).await;
+}
+
+/// The outcome of `work`, or nothing when the peer no longer wants it.
+pub(crate) async fn unless_reset<F: Future>(work: F, respond: &mut SendResponse<Bytes>) -> Option<F::Output> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(out) => Poll::Ready(Some(out)),
+        Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    })
+    .await
+}
+
+/// Sends a whole answer.
+pub(crate) async fn send(response: Response<Payload>, mut respond: SendResponse<Bytes>) {
+    let (head, body) = response.into_parts();
+    let end = body.is_empty();
+    if let Ok(into) = respond.send_response(Response::from_parts(head, ()), end)
+        && !end
+    {
+        pump::pump(body, into).await;
+    }
+}
+
+/// Answers the requests of a connection that goes nowhere with why.
+pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let Ok(mut connection) = builder().handshake::<_, Bytes>(io).await else { return };
+    let serve = async {
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            let response = refusal(&failure, is_grpc(request.headers()));
+            tokio::task::spawn_local(send(response, respond));
+            connection.graceful_shutdown();
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = drain.reached(Phase::Forced) => {}
+    }
+}

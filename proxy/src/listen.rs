@@ -1,0 +1,128 @@
+//! Opens the data plane's ports and accepts: every worker has a listener of its own on each (SO_REUSEPORT).
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    bootstrap::Reason, dataplane::Destination, drain::Phase, http::answer::Failure, inbound, metrics::Direction,
+    outbound, tcp, worker::Worker,
+};
+
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Which of the ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// What the application opens.
+    Outbound,
+    /// What comes without mutual TLS.
+    Plain,
+    /// What comes from other proxies.
+    Mesh,
+}
+
+/// Opens a port; where there is no IPv6, `::` means every IPv4 address.
+pub(crate) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    match bind(address) {
+        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => {
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
+        opened => opened,
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the proxy drains; then what the kernel has accepted already is served too.
+pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener, open: &'static AtomicUsize) {
+    let mut drain = worker.drain.watch();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = drain.reached(Phase::Draining) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(&worker, door, stream, open),
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection could not be accepted");
+                // Out of descriptors or memory: a moment later there may be some.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Counts one connection of the process as open.
+struct Place(&'static AtomicUsize);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, open: &'static AtomicUsize) {
+    let _ = stream.set_nodelay(true);
+    let place = Place(open);
+    if open.fetch_add(1, Relaxed) >= worker.config.max_connections {
+        let direction = if door == Door::Outbound { Direction::Outbound } else { Direction::Inbound };
+        let detail = format!("{} connections are open already", worker.config.max_connections);
+        worker.refused(direction, &Failure::new(Reason::Overloaded, detail));
+        return tcp::reset_on_close(&stream);
+    }
+    let counted = worker.drain.open();
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        match door {
+            Door::Mesh => inbound::mesh(worker, stream).await,
+            Door::Outbound => {
+                if let Some(to) = destination(worker.config.outbound_to, &stream) {
+                    outbound::serve(worker, stream, to).await;
+                }
+            }
+            Door::Plain => {
+                if let Some(to) = destination(worker.config.plain_to, &stream) {
+                    inbound::plain(worker, stream, to).await;
+                }
+            }
+        }
+        drop((counted, place));
+    });
+}
+
+/// Where a redirected connection was to go; nothing if nobody redirected it here.
+fn destination(configured: Destination, stream: &TcpStream) -> Option<SocketAddr> {
+    if let Destination::Fixed(to) = configured {
+        return Some(to);
+    }
+    let socket = SockRef::from(stream);
+    let local = stream.local_addr().ok()?;
+    let original = match local.ip().to_canonical() {
+        std::net::IpAddr::V4(_) => socket.original_dst_v4(),
+        std::net::IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let to = original.ok()?.as_socket()?;
+    // Somebody connected to the proxy's port itself: carrying that on would lead back here.
+    let own = (local.ip().to_canonical(), local.port());
+    ((to.ip().to_canonical(), to.port()) != own).then_some(to)
+}

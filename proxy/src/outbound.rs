@@ -1,0 +1,71 @@
+//! Connections that the application opens: accept → resolve → route → balance → connect.
+
+pub(crate) mod balance;
+
+use std::{net::SocketAddr, rc::Rc};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use crate::{
+    bootstrap::{Reason, ports},
+    carry::{self, Carried},
+    control::{
+        apply::{Protocol, Workload},
+        state::Target,
+    },
+    http::answer::Failure,
+    metrics::{Direction, PLAINTEXT},
+    pool::{Candidate, EndpointKey},
+    worker::Worker,
+};
+
+use balance::Route;
+
+/// Carries a connection to where the application wanted it.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
+    let direction = Direction::Outbound;
+    let target = match worker.state.peek(to.ip()) {
+        Some(target) => target,
+        None => match worker.state.resolve(to.ip()).await {
+            Ok(target) => target,
+            Err(e) => {
+                let failure = Failure::new(Reason::ControlPlaneUnavailable, e.to_string());
+                return carry::refuse(&worker, direction, stream, BytesMut::new(), failure).await;
+            }
+        },
+    };
+    let (route, declared, service): (_, _, Rc<str>) = match target {
+        Target::Outside => return carry::pass(worker, stream, to).await,
+        Target::Workload(workload) => {
+            let service = format!("{}/{}", workload.namespace, workload.pod);
+            let route = direct(&worker, &workload, to, &service);
+            (route, protocol(&workload.ports, to.port()), service.into())
+        }
+        Target::Service(key, source) => {
+            let service = key.to_string();
+            let balancer = worker.balancer(key, to.port(), source);
+            match balancer.protocol(&worker) {
+                Ok(declared) => (Route::Balanced(balancer), declared, service.into()),
+                Err(failure) => return carry::refuse(&worker, direction, stream, BytesMut::new(), failure).await,
+            }
+        }
+    };
+    let carried = Carried { stream, port: to.port(), declared, route, direction, service };
+    carry::carry(worker, carried).await;
+}
+
+/// To exactly the pod that was addressed.
+fn direct(worker: &Worker, workload: &Workload, to: SocketAddr, service: &str) -> Route {
+    // Ports of its proxy are not the application's.
+    let identity = workload.identity.clone().filter(|_| !ports::ALL.contains(&to.port()));
+    let peer = identity.as_ref().map_or(PLAINTEXT, |id| id.as_str());
+    let series = worker.metrics.http(Direction::Outbound, service, peer);
+    let endpoint = worker.direct(EndpointKey { address: to, identity: identity.clone() });
+    Route::Direct(Rc::new(Candidate { endpoint, series }))
+}
+
+/// What is declared for a port.
+pub(crate) fn protocol(declared: &[(u16, Protocol)], port: u16) -> Protocol {
+    declared.binary_search_by_key(&port, |(p, _)| *p).map_or(Protocol::Detect, |i| declared[i].1)
+}

@@ -1,0 +1,192 @@
+//! Picks an endpoint: of two at random the one that is expected to answer sooner (power of two choices over peak EWMA).
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    bootstrap::Reason,
+    control::apply::{Protocol, Service, ServiceKey, ServicePort},
+    http::{answer::Failure, exchange::Tried},
+    metrics::{Direction, PLAINTEXT},
+    pool::{Candidate, EndpointKey},
+    worker::Worker,
+};
+
+/// Where the requests of a connection go.
+pub(crate) enum Route {
+    /// To exactly this endpoint.
+    Direct(Rc<Candidate>),
+    /// To any endpoint of a Service's port.
+    Balanced(Rc<Balancer>),
+}
+
+/// A port of a Service as one worker sees it.
+pub(crate) struct Balancer {
+    pub(crate) service: ServiceKey,
+    port: u16,
+    source: RefCell<watch::Receiver<Option<Arc<Service>>>>,
+    table: RefCell<Table>,
+    random: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Table {
+    exists: bool,
+    has_port: bool,
+    protocol: Protocol,
+    /// Those that may be used.
+    candidates: Vec<Rc<Candidate>>,
+    draining: usize,
+}
+
+impl Route {
+    /// The endpoint for the next request.
+    pub(crate) fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Rc<Candidate>, Failure> {
+        match self {
+            Self::Direct(candidate) => Ok(Rc::clone(candidate)),
+            Self::Balanced(balancer) => balancer.pick(worker, tried),
+        }
+    }
+
+    /// Whether there is an endpoint that was not tried.
+    pub(crate) fn has_other(&self, worker: &Rc<Worker>, tried: &Tried) -> bool {
+        match self {
+            Self::Direct(_) => false,
+            Self::Balanced(balancer) => {
+                balancer.refresh(worker);
+                balancer.table.borrow().candidates.iter().any(|c| !tried.contains(&c.endpoint))
+            }
+        }
+    }
+}
+
+impl Balancer {
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        service: ServiceKey,
+        port: u16,
+        source: watch::Receiver<Option<Arc<Service>>>,
+    ) -> Rc<Self> {
+        let balancer =
+            Self { service, port, source: RefCell::new(source), table: RefCell::default(), random: Cell::new(seed()) };
+        balancer.rebuild(worker);
+        Rc::new(balancer)
+    }
+
+    /// Whether its Service is still followed by the control stream.
+    pub(crate) fn is_live(&self) -> bool {
+        self.source.borrow().has_changed().is_ok()
+    }
+
+    /// Follows another source from now on, with all connections kept.
+    pub(crate) fn follow(&self, worker: &Rc<Worker>, source: watch::Receiver<Option<Arc<Service>>>) {
+        *self.source.borrow_mut() = source;
+        self.rebuild(worker);
+    }
+
+    /// The declared protocol.
+    ///
+    /// # Errors
+    /// When there is no such Service or port any more.
+    pub(crate) fn protocol(&self, worker: &Rc<Worker>) -> Result<Protocol, Failure> {
+        self.refresh(worker);
+        let table = self.table.borrow();
+        if table.has_port { Ok(table.protocol) } else { Err(self.nobody(&table)) }
+    }
+
+    fn refresh(&self, worker: &Rc<Worker>) {
+        let changed = self.source.borrow().has_changed().unwrap_or(false);
+        if changed {
+            self.rebuild(worker);
+        }
+    }
+
+    fn rebuild(&self, worker: &Rc<Worker>) {
+        let service = self.source.borrow_mut().borrow_and_update().clone();
+        let port = service.as_ref().and_then(|s| s.ports.iter().find(|p| p.port == self.port));
+        let mut table = Table { exists: service.is_some(), has_port: port.is_some(), ..Table::default() };
+        if let Some(port) = port {
+            table.protocol = port.protocol;
+            table.draining = port.endpoints.iter().filter(|e| e.draining).count();
+            table.candidates = self.candidates(worker, port);
+        }
+        // Endpoints that stay are found again with their connections before the old table lets go of them.
+        let old = self.table.replace(table);
+        drop(old);
+    }
+
+    fn candidates(&self, worker: &Rc<Worker>, port: &ServicePort) -> Vec<Rc<Candidate>> {
+        let label = self.service.to_string();
+        let usable = port.endpoints.iter().filter(|e| !e.draining);
+        usable
+            .map(|e| {
+                let key = EndpointKey { address: (e.ip, e.port).into(), identity: e.identity.clone() };
+                let peer = e.identity.as_ref().map_or(PLAINTEXT, |id| id.as_str());
+                let series = worker.metrics.http(Direction::Outbound, &label, peer);
+                Rc::new(Candidate { endpoint: worker.endpoint(key), series })
+            })
+            .collect()
+    }
+
+    fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Rc<Candidate>, Failure> {
+        self.refresh(worker);
+        let table = self.table.borrow();
+        let all = &table.candidates;
+        match all.len() {
+            0 => Err(self.nobody(&table)),
+            1 => Ok(Rc::clone(&all[0])),
+            n => {
+                let now = Instant::now();
+                let first = self.below(n);
+                let second = (first + 1 + self.below(n - 1)) % n;
+                let (a, b) = (&all[first], &all[second]);
+                let good = |c: &Rc<Candidate>| !c.endpoint.is_avoided(now) && !tried.contains(&c.endpoint);
+                let choice = match (good(a), good(b)) {
+                    (true, true) if b.endpoint.cost(now) < a.endpoint.cost(now) => b,
+                    (true, _) => a,
+                    (_, true) => b,
+                    // Neither is: look for any that is, at last for one not tried by this request.
+                    _ => all
+                        .iter()
+                        .find(|c| good(c))
+                        .or_else(|| all.iter().find(|c| !tried.contains(&c.endpoint)))
+                        .unwrap_or(a),
+                };
+                Ok(Rc::clone(choice))
+            }
+        }
+    }
+
+    fn nobody(&self, table: &Table) -> Failure {
+        let (service, port) = (&self.service, self.port);
+        if table.exists && !table.has_port {
+            return Failure::new(Reason::UnknownPort, format!("service {service} has no port {port}"));
+        }
+        let known = if table.exists { "" } else { " (the service does not exist any more)" };
+        let detail =
+            format!("service {service} port {port} has no endpoint to use, {} draining{known}", table.draining);
+        Failure::new(Reason::NoEndpoints, detail)
+    }
+
+    /// A number below `n`, which is not 0 (xorshift64*, Vigna 2014; Lemire's reduction).
+    fn below(&self, n: usize) -> usize {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        let r = x.wrapping_mul(0x2545_F491_4F6C_DD1D);
+        ((u128::from(r) * n as u128) >> 64) as usize
+    }
+}
+
+/// Never 0, different in every process and worker.
+fn seed() -> u64 {
+    rand::random::<u64>() | 1
+}

@@ -1,0 +1,88 @@
+//! Opens connections: TCP, and mutual TLS with the identity that is expected there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    bootstrap::{Reason, tunnel},
+    drain::{Phase, Watch},
+    http::answer::Failure,
+    identity::{spiffe::SpiffeId, store::Store},
+    tls,
+};
+
+/// Longest time for a TCP connection to an endpoint.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long unacknowledged data may be on the way before the peer counts as dead.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// Opens a TCP connection.
+pub(crate) async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
+    let failed = |why: String| Failure::new(Reason::ConnectFailed, format!("cannot connect to {to}: {why}"));
+    let stream = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(to))
+        .await
+        .map_err(|_| failed(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())))?
+        .map_err(|e| failed(e.to_string()))?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Opens a connection to the proxy at `to` and makes sure that it is `expected`.
+pub(super) async fn secure(
+    store: &Store,
+    to: SocketAddr,
+    sni: &ServerName<'static>,
+    expected: &SpiffeId,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let Some(current) = store.current() else {
+        return Err(Failure::new(Reason::TlsFailed, "this proxy has no leaf yet: the control plane was never reached"));
+    };
+    let tcp = connect(to).await?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(DEAD_AFTER).with_interval(DEAD_AFTER / 3).with_retries(3);
+    let socket = socket2::SockRef::from(&tcp);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(DEAD_AFTER));
+
+    let failed = |why: String| Failure::new(Reason::TlsFailed, format!("handshake with the proxy at {to}: {why}"));
+    let connector = TlsConnector::from(Arc::clone(&current.tls.client));
+    let stream = tokio::time::timeout(tls::HANDSHAKE_DEADLINE, connector.connect(sni.clone(), tcp))
+        .await
+        .map_err(|_| failed(format!("no answer within {} s", tls::HANDSHAKE_DEADLINE.as_secs())))?
+        .map_err(|e| failed(e.to_string()))?;
+    let session = stream.get_ref().1;
+    if session.alpn_protocol() != Some(tunnel::ALPN) {
+        return Err(failed("it does not speak bowline/1".into()));
+    }
+    let wrong = |why: String| Failure::new(Reason::WrongIdentity, format!("{to}: {why}"));
+    let found = tls::peer_identity(session.peer_certificates(), &current.bundle.trust_domain)
+        .map_err(|e| wrong(e.to_string()))?;
+    if found == *expected { Ok(stream) } else { Err(wrong(format!("expected was {expected}, there is {found}"))) }
+}
+
+/// Returns when the chain no longer verifies against the current bundle, or when everything is to end at once.
+pub(crate) async fn still_trusted_or_gone(store: &Store, chain: &[CertificateDer<'static>], mut drain: Watch) {
+    let made = UnixTime::now();
+    let mut changes = store.watch();
+    let mut seen = store.current().map(|c| Arc::clone(&c.bundle));
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    // Nobody publishes any more: what is trusted stays so.
+                    drain.reached(Phase::Forced).await;
+                    return;
+                }
+            }
+            () = drain.reached(Phase::Forced) => return,
+        }
+        let Some(current) = store.current() else { continue };
+        let same = seen.as_ref().is_some_and(|b| b.roots == current.bundle.roots);
+        if !same && !tls::still_trusted(chain, &current.bundle, made) {
+            return;
+        }
+        seen = Some(Arc::clone(&current.bundle));
+    }
+}

@@ -1,0 +1,223 @@
+//! HTTP/2 connections to one endpoint, shared by all requests and tunnels of a worker that go there.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::dial;
+use crate::{
+    bootstrap::{Reason, tunnel::App},
+    cork::Cork,
+    http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, STREAM_WINDOW, answer::Failure},
+    identity::spiffe::SpiffeId,
+    worker::Worker,
+};
+
+/// Connections to one endpoint at most.
+const MAX_CONNECTIONS: usize = 32;
+/// Streams on a connection before another one is opened.
+const STREAMS: u32 = 128;
+/// Tunnels live long and may be read slowly: fewer share a connection, so that its window is never the bottleneck.
+const TUNNELS: u32 = 8;
+/// How long a connection without streams is kept.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Where a mutual-TLS connection leads.
+#[derive(Debug)]
+pub(crate) struct Secure {
+    pub(crate) sni: ServerName<'static>,
+    pub(crate) expected: SpiffeId,
+}
+
+/// See the module.
+pub(crate) struct Pool2 {
+    to: SocketAddr,
+    secure: Option<Secure>,
+    per_connection: u32,
+    connections: RefCell<Vec<Rc<Connection2>>>,
+    /// Held while connecting: one handshake serves all who wait.
+    connecting: tokio::sync::Mutex<()>,
+    /// The last failure to connect, shared with those who waited for the same attempt.
+    failed: RefCell<Option<(Instant, Failure)>>,
+}
+
+/// One connection.
+pub(crate) struct Connection2 {
+    send: RefCell<SendRequest<Bytes>>,
+    streams: Cell<u32>,
+    usable: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+/// A place on a connection, held until the stream is over.
+pub(crate) struct Stream2(Rc<Connection2>);
+
+impl Drop for Stream2 {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+impl Stream2 {
+    fn take(connection: &Rc<Connection2>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(Rc::clone(connection))
+    }
+
+    /// Sends a request's head; `end` when there is no body.
+    pub(crate) fn send(
+        &self,
+        request: http::Request<()>,
+        end: bool,
+    ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
+        self.0.used.set(Instant::now());
+        self.0.send.borrow_mut().send_request(request, end)
+    }
+}
+
+impl Pool2 {
+    pub(crate) fn new(to: SocketAddr, secure: Option<Secure>, app: App) -> Self {
+        Self {
+            to,
+            secure,
+            per_connection: if app == App::Tcp { TUNNELS } else { STREAMS },
+            connections: RefCell::default(),
+            connecting: tokio::sync::Mutex::new(()),
+            failed: RefCell::default(),
+        }
+    }
+
+    /// A place for a stream on a connection that is ready for it.
+    pub(crate) async fn stream(&self, worker: &Rc<Worker>) -> Result<Stream2, Failure> {
+        let asked = Instant::now();
+        loop {
+            if let Some(stream) = self.free() {
+                let connection = Rc::clone(&stream.0);
+                if poll_fn(|cx| connection.send.borrow_mut().poll_ready(cx)).await.is_ok() {
+                    return Ok(stream);
+                }
+                connection.usable.set(false);
+                continue;
+            }
+            let turn = self.connecting.lock().await;
+            if self.has_room() {
+                continue;
+            }
+            if let Some((when, failure)) = &*self.failed.borrow()
+                && *when >= asked
+            {
+                return Err(failure.clone());
+            }
+            if self.connections.borrow().len() >= MAX_CONNECTIONS {
+                let detail =
+                    format!("{} has {MAX_CONNECTIONS} connections with {} streams each", self.to, self.per_connection);
+                return Err(Failure::new(Reason::Overloaded, detail));
+            }
+            let opened = self.open(worker).await;
+            if let Err(failure) = opened {
+                *self.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
+                return Err(failure);
+            }
+            drop(turn);
+        }
+    }
+
+    /// The first connection with room: fewer connections, larger batches.
+    fn free(&self) -> Option<Stream2> {
+        let mut connections = self.connections.borrow_mut();
+        if let Some(c) = connections.iter().find(|c| c.usable.get() && c.streams.get() < self.per_connection) {
+            return Some(Stream2::take(c));
+        }
+        connections.retain(|c| c.usable.get());
+        None
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.borrow().iter().any(|c| c.usable.get() && c.streams.get() < self.per_connection)
+    }
+
+    /// Forgets connections that are broken or idle; their streams, if any, go on.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.connections
+            .borrow_mut()
+            .retain(|c| c.usable.get() && (c.streams.get() > 0 || now.duration_since(c.used.get()) < IDLE));
+    }
+
+    async fn open(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
+        match &self.secure {
+            Some(secure) => {
+                let stream = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
+                let chain: Vec<_> = stream
+                    .get_ref()
+                    .1
+                    .peer_certificates()
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|c| c.clone().into_owned())
+                    .collect();
+                let connection = self.handshake(worker, Cork::new(stream)).await?;
+                let worker = Rc::clone(worker);
+                let watched = Rc::downgrade(&connection);
+                tokio::task::spawn_local(async move {
+                    dial::still_trusted_or_gone(&worker.store, &chain, worker.drain.watch()).await;
+                    if let Some(connection) = watched.upgrade() {
+                        connection.usable.set(false);
+                    }
+                });
+            }
+            None => {
+                let stream = dial::connect(self.to).await?;
+                self.handshake(worker, Cork::new(stream)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S) -> Result<Rc<Connection2>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let (send, driver) = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_concurrent_reset_streams(1024)
+            .enable_push(false)
+            .handshake::<_, Bytes>(io)
+            .await
+            .map_err(|e| Failure::new(Reason::ConnectFailed, format!("{} does not speak HTTP/2: {e}", self.to)))?;
+        let connection = Rc::new(Connection2 {
+            send: RefCell::new(send),
+            streams: Cell::new(0),
+            usable: Cell::new(true),
+            used: Cell::new(Instant::now()),
+        });
+        self.connections.borrow_mut().push(Rc::clone(&connection));
+        let driven = Rc::downgrade(&connection);
+        let open = worker.drain.open();
+        tokio::task::spawn_local(async move {
+            // How a connection ended is told to each of its streams.
+            let _ = driver.await;
+            if let Some(connection) = driven.upgrade() {
+                connection.usable.set(false);
+            }
+            drop(open);
+        });
+        Ok(connection)
+    }
+
+    /// Gives every connection up; their streams go on.
+    pub(crate) fn close(&self) {
+        self.connections.borrow_mut().clear();
+    }
+}
