@@ -20,9 +20,11 @@ use crate::{
         state::State,
         stream::{self, Who},
     },
+    dataplane::{self, StartError},
     health::Health,
     identity::{client::Asker, renew, store::Store},
     logs,
+    metrics::Metrics,
     probes::Probes,
     serve_http::{Answer, serve, text},
     settings::{Settings, SettingsError, slots_dir},
@@ -48,6 +50,9 @@ pub enum LifeError {
         /// Why.
         source: io::Error,
     },
+    /// See [`StartError`].
+    #[error(transparent)]
+    DataPlane(#[from] StartError),
     /// The system refuses what every program needs.
     #[error("the proxy cannot start: {0}")]
     System(#[from] io::Error),
@@ -78,9 +83,10 @@ async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
     );
     let mut end = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let parts = Parts { store: Store::new(), state: State::new(), health: Arc::default() };
+    let parts = Parts { store: Store::new(), state: State::new(), health: Arc::default(), metrics: Metrics::new() };
     open_ports(&settings, &parts).await?;
     keep_up(&settings, &parts);
+    let dataplane = start_dataplane(&settings, &parts)?;
 
     if !serving.was_told_to_end() {
         tokio::select! {
@@ -91,8 +97,24 @@ async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
     serving.exit_on_next_term();
     parts.health.set_draining();
     tracing::info!(seconds = settings.drain.as_secs(), "told to end: what is in flight may finish");
-    tracing::info!("drained");
+    let finished = dataplane.drain(settings.drain).await;
+    tracing::info!(finished, "drained");
     Ok(())
+}
+
+/// Opens the ports for traffic.
+fn start_dataplane(settings: &Settings, parts: &Parts) -> Result<dataplane::Handle, StartError> {
+    let workload = format!("{}/{}", settings.namespace, settings.workload);
+    let mut config = dataplane::Config::for_pod(workload, settings.workers);
+    if let Some(ip) = settings.bind {
+        for address in [&mut config.outbound, &mut config.plain, &mut config.mesh] {
+            address.set_ip(ip);
+        }
+    }
+    let (store, state, metrics) = (Arc::clone(&parts.store), Arc::clone(&parts.state), Arc::clone(&parts.metrics));
+    let handle = dataplane::start(config, store, state, metrics)?;
+    parts.health.set_listening();
+    Ok(handle)
 }
 
 /// What everything reads and fills.
@@ -101,6 +123,7 @@ struct Parts {
     store: Arc<Store>,
     state: Arc<State>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
 }
 
 /// Starts what gets and keeps leaf and configuration.
@@ -133,7 +156,10 @@ async fn open_ports(settings: &Settings, parts: &Parts) -> Result<(), LifeError>
         store: Arc::clone(&parts.store),
         state: Arc::clone(&parts.state),
         health: Arc::clone(&parts.health),
-        metrics: Arc::new(String::new),
+        metrics: {
+            let metrics = Arc::clone(&parts.metrics);
+            Arc::new(move || metrics.encode())
+        },
     };
     let public = admin.clone();
     let local = settings.bind.unwrap_or(Ipv4Addr::LOCALHOST.into());

@@ -1,8 +1,8 @@
 //! Bowline's sidecar: `run` in the two slots, `gate` in the init container that holds the application back.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use bowline_proxy::{gate, life, logs};
+use bowline_proxy::{gate, life, logs, standalone};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -22,6 +22,11 @@ enum Command {
     Run,
     /// Wait until the proxy is ready, redirect the pod's traffic to it, end.
     Gate,
+    /// Carry traffic by a fixed table and with certificates from files: for benchmarks and for trying things out.
+    Standalone {
+        /// The table, YAML.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -35,6 +40,10 @@ fn main() -> ExitCode {
         Command::Gate => {
             logs::start(variable);
             done(gate::run(variable))
+        }
+        Command::Standalone { file } => {
+            logs::start(variable);
+            done(standalone::run(&file))
         }
     }
 }
