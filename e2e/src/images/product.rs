@@ -34,7 +34,7 @@ const BINARIES: [(&str, &[&str], &str, &str); 3] = [
     // (package, binaries, image, directory of the Containerfile)
     ("bowline-operator", &["bowline-operator"], "bowline-operator", "operator"),
     ("bowline-proxy", &["bowline-proxy", "bowline-standby"], "bowline-proxy", "proxy"),
-    ("e2e", &["test-app"], "bowline-test-app", "e2e/images/test-app"),
+    ("bowline-test-app", &["test-app"], "bowline-test-app", "e2e/images/test-app"),
 ];
 
 /// The name of one of our images at this version.
