@@ -1,0 +1,134 @@
+//! The life of a serving slot as a process: from its first instruction to ready, and from SIGTERM to its end.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "control_plane/fake.rs"]
+mod fake;
+
+use std::{
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bowline_proxy::{
+    bootstrap::{env, ports},
+    proto::{InboundPolicy, MtlsMode, ResourceType},
+};
+use fake::{Ca, OPERATOR, SOON, WEB, World, resource};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+/// A slot on a loopback address of its own.
+struct Slot {
+    process: Child,
+    address: String,
+    started: Instant,
+}
+
+fn address() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let process = std::process::id();
+    format!("127.{}.{}.{}", 128 + (process >> 8) % 64, process % 256, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn start(world: &World) -> Slot {
+    let address = address();
+    let probes = r#"[{"id":"web/liveness","tcpSocket":{"port":1},"timeoutSeconds":1}]"#;
+    let process = Command::new(env!("CARGO_BIN_EXE_bowline-proxy"))
+        .arg("run")
+        .env_clear()
+        .env(env::SLOT, "a")
+        .env(env::POD_NAME, "web-1")
+        .env(env::POD_NAMESPACE, "shop")
+        .env(env::POD_IP, &address)
+        .env(env::SERVICE_ACCOUNT, "web")
+        .env(env::DRAIN_SECONDS, "5")
+        .env(env::PROBES, probes)
+        .env("BOWLINE_SLOTS_DIR", &world.dir)
+        .env("BOWLINE_TRUST_DIR", &world.dir)
+        .env("BOWLINE_TOKEN_FILE", world.dir.join("token"))
+        .env("BOWLINE_BIND_ADDRESS", &address)
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    Slot { process, address, started: Instant::now() }
+}
+
+impl Slot {
+    async fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect((self.address.as_str(), port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+    }
+
+    async fn ready(&self) {
+        let wait = async {
+            let mut last = None;
+            while !matches!(&last, Some((200, _))) {
+                sleep(Duration::from_millis(2)).await;
+                last = self.get(ports::ADMIN, "/ready").await;
+            }
+        };
+        timeout(SOON, wait).await.expect("the proxy never became ready");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    async fn end(&mut self) -> ExitStatus {
+        timeout(SOON, self.process.wait()).await.expect("the proxy never ended").unwrap()
+    }
+}
+
+/// A control plane that tells the policy of the first stream, and a slot that is ready.
+async fn ready() -> (World, Slot, fake::Stream) {
+    let ca = Arc::new(Ca::new("root"));
+    let mut world = World::alone(Arc::clone(&ca), &ca, OPERATOR).await;
+    let slot = start(&world);
+    let stream = world.stream().await;
+    let body = InboundPolicy { mtls_mode: MtlsMode::Strict.into(), ports: vec![] };
+    stream.send(vec![resource(ResourceType::InboundPolicy, "", 1, &body)]).await;
+    slot.ready().await;
+    (world, slot, stream)
+}
+
+#[tokio::test]
+async fn a_slot_becomes_ready_and_shows_what_it_knows() {
+    let (_world, slot, _stream) = ready().await;
+    eprintln!("ready after {:?}", slot.started.elapsed());
+    let (status, dump) = slot.get(ports::ADMIN, "/config").await.unwrap();
+    let dump: Value = serde_json::from_str(&dump).unwrap();
+    assert_eq!((status, &dump["identity"]["id"]), (200, &WEB.into()));
+    assert_eq!(dump["inboundPolicy"]["mtls"], "STRICT");
+    assert_eq!(dump["control"]["connected"], true);
+    let (status, metrics) = slot.get(ports::METRICS, "/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    assert!(metrics.contains("bowline_control_connected 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(slot.get(ports::METRICS, "/config").await.unwrap().0, 404);
+    let (status, why) = slot.get(ports::PROBES, "/probe/web/liveness").await.unwrap();
+    assert_eq!(status, 503);
+    assert!(why.contains("refused"), "{why}");
+}
+
+#[tokio::test]
+async fn a_slot_that_has_nothing_in_flight_ends_at_once_and_well() {
+    let (_world, mut slot, _stream) = ready().await;
+    let told = Instant::now();
+    slot.signal(Signal::TERM);
+    assert!(slot.end().await.success());
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+}
