@@ -64,15 +64,19 @@ pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
         server::run(Arc::clone(&ctx), hub, measures, listener).await;
         Ok(())
     };
-    tokio::select! {
-        served = serving => served,
-        Some(ended) = background.join_next() => match ended {
-            Ok(Ok(())) if ctx.shutdown.is_requested() => Ok(()),
-            Ok(Ok(())) => Err("a watch of the control plane ended by itself".into()),
-            Ok(Err(error)) => Err(error),
-            Err(panic) => Err(panic.into()),
-        },
-        () = ctx.shutdown.requested(), if !gate.is_set() => Ok(()),
+    let mut serving = std::pin::pin!(serving);
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => return served,
+            Some(ended) = background.join_next() => match ended {
+                // The streams have yet to be told.
+                Ok(Ok(())) if ctx.shutdown.is_requested() => {}
+                Ok(Ok(())) => return Err("a watch of the control plane ended by itself".into()),
+                Ok(Err(error)) => return Err(error),
+                Err(panic) => return Err(panic.into()),
+            },
+            () = ctx.shutdown.requested(), if !gate.is_set() => return Ok(()),
+        }
     }
 }
 

@@ -143,6 +143,3 @@ impl Identity for IdentityService {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
