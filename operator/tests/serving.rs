@@ -28,6 +28,12 @@ use tonic::{Code, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+async fn start() -> Plane {
+    let plane = Plane::start().await;
+    plane.fill();
+    plane
+}
+
 async fn sign(plane: &Plane, request: SignRequest) -> Result<bowline_proxy::proto::SignResponse, Status> {
     let channel = plane.connect(MESH, None).await.unwrap();
     IdentityClient::new(channel).sign(request).await.map(tonic::Response::into_inner)
@@ -39,7 +45,7 @@ fn request(token: &str) -> SignRequest {
 
 #[tokio::test]
 async fn a_pod_gets_its_leaf() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let response = sign(&plane, request("good")).await.unwrap();
     let leaf = response.chain_der[0].as_slice().into();
     assert_eq!(bowline_operator::control::tls::identity(&leaf).unwrap().as_str(), ID);
@@ -51,7 +57,7 @@ async fn a_pod_gets_its_leaf() {
 
 #[tokio::test]
 async fn every_refusal_says_why_and_never_the_token() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let good = |csr: Vec<u8>| SignRequest { csr_der: csr.into(), ..request("good") };
     for (case, asked, code, why) in [
         ("no token", request(""), Code::Unauthenticated, "has no token"),
@@ -161,7 +167,7 @@ impl Proxy {
 
 #[tokio::test]
 async fn only_the_pod_itself_may_open_its_stream() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let other = |change: fn(&mut Hello)| {
         let mut hello = hello();
         change(&mut hello);
@@ -196,7 +202,7 @@ async fn only_the_pod_itself_may_open_its_stream() {
 
 #[tokio::test]
 async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let mut proxy = open(&plane, Some(ID), hello()).await.unwrap();
     let first = proxy.resources(2).await;
     assert_eq!(TrustBundle::decode(first[0].body.clone()).unwrap(), plane.ca().bundle);
@@ -234,7 +240,7 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
 
 #[tokio::test]
 async fn what_proxies_say_is_kept_as_evidence() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let mut proxy = open(&plane, Some(ID), hello()).await.unwrap();
     let first = proxy.resources(2).await;
     let report = Report { bundle_sequence: 1, issuer_sha256: vec![7; 32], leaf_not_after: 9, serving: true };
@@ -257,7 +263,7 @@ async fn what_proxies_say_is_kept_as_evidence() {
 
 #[tokio::test]
 async fn a_proxy_that_reads_nothing_holds_up_nobody() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let stuck = open(&plane, Some(ID), hello()).await.unwrap();
     let mut other = open(&plane, Some(ID), Hello { slot: "b".into(), ..hello() }).await.unwrap();
     other.resources(2).await;
@@ -277,7 +283,7 @@ async fn a_proxy_that_reads_nothing_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_replica_that_ends_tells_its_proxies() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let mut proxy = open(&plane, Some(ID), hello()).await.unwrap();
     proxy.resources(2).await;
     plane.stop.send_replace(true);
@@ -288,7 +294,7 @@ async fn a_replica_that_ends_tells_its_proxies() {
 
 #[tokio::test]
 async fn a_stream_must_begin_with_hello() {
-    let plane = Plane::start().await;
+    let plane = start().await;
     let channel = plane.connect(MESH, Some(ID)).await.unwrap();
     let (tx, rx) = mpsc::channel(1);
     tx.send(ProxyMessage { kind: Some(Kind::Report(Report::default())) }).await.unwrap();

@@ -238,13 +238,11 @@ impl Stream {
         match message.kind {
             Some(Kind::Subscribe(subscribe)) => {
                 for gone in subscribe.remove {
-                    match Key::parse(gone.r#type, &gone.key, &self.pod) {
-                        // The other two are always subscribed.
-                        Some(key @ Key::Subject(Subject::Address(_) | Subject::Service(_))) => {
-                            self.subscription.remove(&key);
-                            self.sent.remove(&key);
-                        }
-                        _ => {}
+                    let key = Key::parse(gone.r#type, &gone.key, &self.pod);
+                    // The other two are always subscribed.
+                    if let Some(key @ Key::Subject(Subject::Address(_) | Subject::Service(_))) = key {
+                        self.subscription.remove(&key);
+                        self.sent.remove(&key);
                     }
                 }
                 for key in subscribe.add.iter().filter_map(|k| Key::parse(k.r#type, &k.key, &self.pod)) {

@@ -190,12 +190,15 @@ fn any_pod_view(ip: u8, meshed: bool, host_network: bool) -> PodView {
     }
 }
 
+/// Address, pod, readiness.
+type Endpoints = Vec<(u8, u8, bool)>;
+
 #[derive(Debug, Clone)]
 enum Step {
     Mesh(bool, Option<bool>),
     Pod(u8, Option<(u8, bool, bool)>),
     Service(u8, Option<(u8, bool)>),
-    Slice(u8, Option<(u8, Vec<(u8, u8, bool)>)>),
+    Slice(u8, Option<(u8, Endpoints)>),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {

@@ -1,5 +1,8 @@
 //! A control plane on a loopback port: one Mesh, a few pods, and an API server that is a function.
 
+// Every test program uses its part of it.
+#![allow(dead_code)]
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bowline_crds::{Mesh, MeshSpec};
@@ -39,19 +42,19 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-pub const MESH: &str = "default";
-pub const ID: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub(crate) const MESH: &str = "default";
+pub(crate) const ID: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
-pub struct Plane {
-    pub ctx: Arc<Ctx>,
-    pub hub: Hub,
-    pub stop: watch::Sender<bool>,
-    pub served: JoinHandle<()>,
+pub(crate) struct Plane {
+    pub(crate) ctx: Arc<Ctx>,
+    pub(crate) hub: Hub,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) served: JoinHandle<()>,
     address: SocketAddr,
 }
 
 impl Plane {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, shutdown) = Shutdown::new();
         let ctx = Arc::new(context(shutdown));
@@ -61,21 +64,19 @@ impl Plane {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(server::run(Arc::clone(&ctx), hub.clone(), measures, listener));
-        let plane = Self { ctx, hub, stop, served, address };
-        plane.fill();
-        plane
+        Self { ctx, hub, stop, served, address }
     }
 
-    pub fn ca(&self) -> Arc<MeshCa> {
+    pub(crate) fn ca(&self) -> Arc<MeshCa> {
         self.ctx.authorities.mesh(MESH).unwrap()
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         self.ctx.metrics.encode().unwrap()
     }
 
     /// A channel to the control plane of `mesh`, with a leaf for `identity`.
-    pub async fn connect(&self, mesh: &str, identity: Option<&str>) -> Result<Channel, tonic::transport::Error> {
+    pub(crate) async fn connect(&self, mesh: &str, identity: Option<&str>) -> Result<Channel, tonic::transport::Error> {
         let mut roots = RootCertStore::empty();
         for der in &self.ca().bundle.roots_der {
             roots.add(CertificateDer::from(der.as_slice())).unwrap();
@@ -107,7 +108,7 @@ impl Plane {
 }
 
 /// A certificate signing request for a SPIFFE ID.
-pub fn csr(id: &str) -> Vec<u8> {
+pub(crate) fn csr(id: &str) -> Vec<u8> {
     request(id).0
 }
 
@@ -119,7 +120,8 @@ fn request(id: &str) -> (Vec<u8>, KeyPair) {
     (params.serialize_request(&key).unwrap().der().to_vec(), key)
 }
 
-fn context(shutdown: Shutdown) -> Ctx {
+/// Everything that the parts share.
+pub(crate) fn context(shutdown: Shutdown) -> Ctx {
     let client = Client::new(tower::service_fn(api), "default");
     let namespace = |name: &str, labels: Value| {
         serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } })).unwrap()
@@ -197,6 +199,9 @@ async fn api(request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
         let review: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(review["spec"]["audiences"], json!(["bowline.dev/identity"]));
         review_of(review["spec"]["token"].as_str().unwrap())
+    } else if path == "/api/v1/namespaces/young" {
+        let labels = json!({ "bowline.dev/mesh": MESH });
+        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "young", "labels": labels } }))
     } else if path == "/api/v1/namespaces/outside" {
         (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "outside" } }))
     } else {

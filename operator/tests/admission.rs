@@ -1,0 +1,159 @@
+//! The webhook over real sockets, as the API server calls it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "serving/plane.rs"]
+mod plane;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bowline_operator::{
+    context::{Ctx, Shutdown},
+    inject::webhook,
+};
+use bowline_proxy::identity::spiffe::SpiffeId;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_rustls::TlsConnector;
+
+const HOST: &str = "bowline-webhook.bowline-system.svc";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Webhook {
+    ctx: Arc<Ctx>,
+    port: u16,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+}
+
+impl Webhook {
+    async fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (stop, shutdown) = Shutdown::new();
+        let ctx = Arc::new(plane::context(shutdown));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(webhook::run(Arc::clone(&ctx), listener));
+        Self { ctx, port, stop, served }
+    }
+
+    fn certify(&self) {
+        let id: SpiffeId = plane::ID.parse().unwrap();
+        let ca = self.ctx.authorities.mesh(plane::MESH).unwrap();
+        self.ctx.serving.store(Some(Arc::new(ca.issue_serving(HOST, &id, SystemTime::now()).unwrap())));
+    }
+
+    /// Status and body of one request.
+    async fn post(&self, body: &[u8]) -> std::io::Result<(u16, Value)> {
+        let mut roots = RootCertStore::empty();
+        for der in &self.ctx.authorities.mesh(plane::MESH).unwrap().bundle.roots_der {
+            roots.add(CertificateDer::from(der.as_slice())).unwrap();
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let name = ServerName::try_from(HOST).unwrap();
+        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            webhook::PATH,
+            body.len()
+        );
+        tls.write_all(head.as_bytes()).await?;
+        tls.write_all(body).await?;
+        let mut answer = Vec::new();
+        tokio::time::timeout(DEADLINE, tls.read_to_end(&mut answer)).await.expect("no answer")?;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Ok((head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default()))
+    }
+
+    async fn review(&self, namespace: &str, pod: &Value) -> Value {
+        let kind = json!({ "group": "", "version": "v1", "kind": "Pod" });
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "review-1", "kind": kind, "resource": { "group": "", "version": "v1", "resource": "pods" },
+                "namespace": namespace, "operation": "CREATE", "userInfo": {}, "object": pod, "oldObject": null, "dryRun": true
+            }
+        });
+        let (status, answer) = self.post(&serde_json::to_vec(&review).unwrap()).await.unwrap();
+        assert_eq!(status, 200);
+        assert_eq!(
+            (&answer["apiVersion"], &answer["kind"]),
+            (&json!("admission.k8s.io/v1"), &json!("AdmissionReview"))
+        );
+        assert_eq!(answer["response"]["uid"], "review-1");
+        answer["response"].clone()
+    }
+}
+
+fn pod() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "generateName": "web-" },
+            "spec": { "containers": [{ "name": "web", "image": "web:1" }] } })
+}
+
+#[tokio::test]
+async fn pods_are_reviewed_as_the_api_server_asks() {
+    let webhook = Webhook::start().await;
+    assert!(webhook.post(b"").await.is_err(), "there is no certificate yet");
+    webhook.certify();
+
+    let answer = webhook.review("shop", &pod()).await;
+    assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
+    let bytes: Vec<u8> = base64(answer["patch"].as_str().unwrap());
+    let patch: json_patch::Patch = serde_json::from_slice(&bytes).unwrap();
+    let mut patched = pod();
+    json_patch::patch(&mut patched, &patch).unwrap();
+    assert_eq!(patched["spec"]["initContainers"][0]["name"], "bowline-a");
+    // Reviewed again, as reinvocationPolicy has it: nothing is left to do.
+    let again = webhook.review("shop", &patched).await;
+    assert_eq!((&again["allowed"], again.get("patch")), (&json!(true), None));
+
+    let outside = webhook.review("outside", &pod()).await;
+    assert_eq!((&outside["allowed"], outside.get("patch")), (&json!(true), None));
+
+    let mut refused = pod();
+    refused["spec"]["hostNetwork"] = json!(true);
+    let answer = webhook.review("shop", &refused).await;
+    assert_eq!(answer["allowed"], false);
+    assert!(answer["status"]["message"].as_str().unwrap().contains("remove hostNetwork"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_pod_does_not_slip_out_because_its_namespace_is_new() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let answer = webhook.review("young", &pod()).await;
+    assert!(answer.get("patch").is_some(), "{answer}");
+    let answer = webhook.review("nowhere", &pod()).await;
+    assert_eq!(answer["allowed"], false);
+    assert!(answer["status"]["message"].as_str().unwrap().contains("try again"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_refused() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let (status, answer) = webhook.post(b"{\"not\": \"a review\"}").await.unwrap();
+    assert_eq!((status, &answer["response"]["allowed"]), (200, &json!(false)));
+    let (_, answer) = webhook.post(&vec![b' '; 9 << 20]).await.unwrap_or_default();
+    assert_ne!(answer["response"]["allowed"], true);
+    webhook.stop.send_replace(true);
+    tokio::time::timeout(DEADLINE, webhook.served).await.expect("the webhook goes on").unwrap();
+}
+
+/// The standard alphabet, padded (RFC 4648, section 4).
+fn base64(text: &str) -> Vec<u8> {
+    let wrapped = json!(text);
+    serde_json::from_value::<k8s_openapi::ByteString>(wrapped).unwrap().0
+}
