@@ -21,7 +21,8 @@ fn what_is_written_is_read() {
 #[test]
 fn anything_damaged_is_refused_as_a_whole() {
     let other = serde_json::from_slice::<Value>(&testing::state("default").to_json()).unwrap();
-    let changes: [(&str, fn(&mut Value, &Value)); 9] = [
+    type Change = fn(&mut Value, &Value);
+    let changes: [(&str, Change); 9] = [
         ("another Mesh's", |s, _| s["mesh"] = "other".into()),
         ("newer format", |s, _| s["format"] = 2.into()),
         ("no root", |s, _| s["roots"] = Value::Array(vec![])),
