@@ -191,3 +191,62 @@ pub fn trim_pod(pod: &mut Pod) {
         c.security_context = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::json;
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    /// Lists `a` and `b`, ends the watch as expired, and lists `b` and `c` from then on.
+    fn forgetful_api() -> Client {
+        let lists = Arc::new(AtomicUsize::new(0));
+        let answer = move |request: Request<Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch=true"));
+            let round = if watches { lists.load(Ordering::SeqCst) } else { lists.fetch_add(1, Ordering::SeqCst) };
+            async move {
+                if watches && round > 1 {
+                    std::future::pending::<()>().await;
+                }
+                let names = if round == 0 { ["a", "b"] } else { ["b", "c"] };
+                let pods = names.map(|name| json!({ "metadata": { "name": name, "namespace": "shop" } }));
+                let body = if watches {
+                    json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": 410,
+                        "message": "too old", "reason": "Expired" } })
+                } else {
+                    json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "1" }, "items": pods })
+                };
+                Ok::<_, std::io::Error>(Response::new(Body::from(format!("{body}\n").into_bytes())))
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn what_vanished_while_nobody_watched_counts_as_changed() {
+        let gate = crate::admin::Readiness::default().gate("pods");
+        let (cache, fill) =
+            Cache::<Pod>::new(Api::all(forgetful_api()), watcher::Config::default(), trim_pod, gate.clone());
+        let filling = tokio::spawn(fill);
+        cache.synced().await;
+        assert!(gate.is_set());
+        assert!(cache.take_changed().is_empty(), "nobody tracks yet");
+        cache.track();
+        let changed = |cache: &Cache<Pod>| -> BTreeMap<String, bool> {
+            cache.take_changed().into_iter().map(|(key, pod)| (key.name, pod.is_some())).collect()
+        };
+        let mut seen = changed(&cache);
+        let mut changes = cache.subscribe();
+        while seen != [("a".to_owned(), false), ("b".to_owned(), true), ("c".to_owned(), true)].into() {
+            let more = tokio::time::timeout(std::time::Duration::from_secs(10), changes.changed()).await;
+            more.expect("the vanished pod is not noticed").unwrap();
+            seen.extend(changed(&cache));
+        }
+        filling.abort();
+    }
+}
