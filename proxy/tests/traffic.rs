@@ -1,0 +1,22 @@
+//! Two data planes and an application on loopback: everything that applications speak, through both, with real sockets and
+//! certificates.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "traffic/application.rs"]
+mod application;
+#[path = "traffic/balancing.rs"]
+mod balancing;
+#[path = "traffic/bounds.rs"]
+mod bounds;
+#[path = "traffic/http1.rs"]
+mod http1;
+#[path = "traffic/http2.rs"]
+mod http2;
+#[path = "traffic/mesh.rs"]
+mod mesh;
+#[path = "traffic/opaque.rs"]
+mod opaque;
+#[path = "traffic/policy.rs"]
+mod policy;
+#[path = "traffic/trust.rs"]
+mod trust;

@@ -1,0 +1,196 @@
+//! Applications for the tests.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
+
+/// What an application lets its test see and do.
+pub(crate) struct Application {
+    pub(crate) address: SocketAddr,
+    /// Connections accepted.
+    pub(crate) accepted: Arc<AtomicUsize>,
+    /// Requests begun.
+    pub(crate) begun: Arc<AtomicUsize>,
+    /// `/slow` waits for one permit each.
+    pub(crate) release: Arc<Semaphore>,
+}
+
+pub(crate) fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// Listens on the last octet's loopback address.
+pub(crate) async fn listen(octet: u8) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, octet), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// HTTP/1.1.
+pub(crate) async fn http1(octet: u8) -> Application {
+    let (listener, address) = listen(octet).await;
+    let app =
+        Application { address, accepted: Arc::default(), begun: Arc::default(), release: Arc::new(Semaphore::new(0)) };
+    let (accepted, begun, release) = (app.accepted.clone(), app.begun.clone(), app.release.clone());
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            accepted.fetch_add(1, Ordering::SeqCst);
+            let (begun, release) = (begun.clone(), release.clone());
+            let service = service_fn(move |r| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                answer(r, release.clone(), address)
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .auto_date_header(false)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades(),
+            );
+        }
+    });
+    app
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    release: Arc<Semaphore>,
+    address: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
+    let status = |status: u16| Response::builder().status(status);
+    let response = match request.uri().path() {
+        "/slow" => {
+            release.acquire().await.unwrap().forget();
+            Response::new(full("slow"))
+        }
+        "/who" => Response::new(full(address.to_string())),
+        "/none" => status(204).body(full("")).unwrap(),
+        "/same" => status(304).header("etag", "\"1\"").body(full("")).unwrap(),
+        "/length" => {
+            let mut length = 0;
+            let mut trailers = None;
+            while let Some(Ok(frame)) = request.body_mut().frame().await {
+                match frame.into_data() {
+                    Ok(data) => length += data.len(),
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                }
+            }
+            Response::new(full(format!("{length} {}", trailers.map_or(0, |t| t.len()))))
+        }
+        "/large" => {
+            let frames = (0..1024).map(|_| Ok(Frame::data(Bytes::from_static(&[7; 64 << 10]))));
+            let body = StreamBody::new(tokio_stream::iter(frames));
+            Response::builder().header("content-length", 64 << 20).body(BodyExt::boxed(body)).unwrap()
+        }
+        "/ws" => {
+            let upgraded = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgraded.await.unwrap());
+                let mut buffer = [0; 1024];
+                loop {
+                    let n = io.read(&mut buffer).await.unwrap_or(0);
+                    if n == 0 || io.write_all(&buffer[..n]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let key = request.headers()["sec-websocket-key"].clone();
+            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            let response = response.header("connection", "Upgrade").header("upgrade", "websocket");
+            response.header("sec-websocket-accept", key).body(full("")).unwrap()
+        }
+        // Says exactly what arrived.
+        _ => {
+            let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
+            for (name, value) in request.headers() {
+                text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+            }
+            Response::new(full(text))
+        }
+    };
+    Ok(response)
+}
+
+/// HTTP/2 with prior knowledge: echoes every frame as it comes, then the trailers, or `grpc-status: 0`.
+pub(crate) async fn http2(octet: u8) -> Application {
+    let (listener, address) = listen(octet).await;
+    let app =
+        Application { address, accepted: Arc::default(), begun: Arc::default(), release: Arc::new(Semaphore::new(0)) };
+    let (accepted, begun) = (app.accepted.clone(), app.begun.clone());
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            accepted.fetch_add(1, Ordering::SeqCst);
+            let begun = begun.clone();
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(echo_stream(request, respond));
+                }
+            });
+        }
+    });
+    app
+}
+
+async fn echo_stream(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    let authority = request.uri().authority().map(|a| a.to_string()).unwrap_or_default();
+    let mut body = request.into_body();
+    let head = Response::builder().header("content-type", "application/grpc").header("seen-authority", authority);
+    let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
+    while let Some(data) = body.data().await {
+        let Ok(data) = data else { return };
+        let _ = body.flow_control().release_capacity(data.len());
+        if send.send_data(data, false).is_err() {
+            return;
+        }
+    }
+    let mut trailers = body.trailers().await.ok().flatten().unwrap_or_default();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    let _ = send.send_trailers(trailers);
+}
+
+/// Raw bytes: every connection goes to `handle`.
+pub(crate) async fn raw<F, R>(octet: u8, handle: F) -> SocketAddr
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let (listener, address) = listen(octet).await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(handle(stream));
+        }
+    });
+    address
+}
+
+/// Sends a request as it stands and reads all that comes back until the connection is closed.
+pub(crate) async fn say(mut stream: TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}

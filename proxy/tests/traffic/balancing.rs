@@ -1,0 +1,101 @@
+use std::{collections::HashSet, net::SocketAddr, sync::atomic::Ordering};
+
+use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+
+use crate::{
+    application::{self, say},
+    mesh::{Mesh, config, eventually, id, plane, soon},
+};
+
+const WHO: &str = "GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+async fn who(mesh: &Mesh) -> String {
+    let answer = soon("answer", say(mesh.connect().await, WHO)).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
+}
+
+/// A second endpoint with a proxy of its own, on the mesh port of the first.
+fn second(mesh: &Mesh, application: SocketAddr) -> crate::mesh::Plane {
+    let mut config = config(application.ip());
+    config.mesh.set_port(mesh.server.handle.mesh.port());
+    plane(config, mesh.ca.leaf(&id("server"), &mesh.bundle))
+}
+
+#[tokio::test]
+async fn every_endpoint_gets_some_and_a_draining_one_nothing_new() {
+    let (one, two) = (application::http1(2).await, application::http1(5).await);
+    let mesh = Mesh::new(one.address, Protocol::Http1);
+    let _second = second(&mesh, two.address);
+    let mut endpoints = vec![mesh.endpoint(one.address, "server"), mesh.endpoint(two.address, "server")];
+    mesh.serve(Protocol::Http1, endpoints.clone());
+    let mut seen = HashSet::new();
+    for _ in 0..60 {
+        seen.insert(who(&mesh).await);
+    }
+    assert_eq!(seen, HashSet::from([one.address.to_string(), two.address.to_string()]));
+    endpoints[0].draining = true;
+    mesh.serve(Protocol::Http1, endpoints);
+    for _ in 0..20 {
+        assert_eq!(who(&mesh).await, two.address.to_string());
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_costs_no_request() {
+    let app = application::http1(2).await;
+    for protocol in [Protocol::Http1, Protocol::Detect] {
+        let mesh = Mesh::new(app.address, protocol);
+        // Nobody listens there, with and without a proxy.
+        let gone = mesh.endpoint("127.0.0.77:1".parse().unwrap(), "server");
+        let mut plain = gone.clone();
+        plain.identity = None;
+        mesh.serve(protocol, vec![mesh.endpoint(app.address, "server"), gone, plain]);
+        for _ in 0..30 {
+            assert_eq!(who(&mesh).await, app.address.to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_endpoints_the_answer_says_so() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let mut draining = mesh.endpoint(app.address, "server");
+    draining.draining = true;
+    mesh.serve(Protocol::Http1, vec![draining]);
+    let answer = soon("answer", say(mesh.connect().await, WHO)).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("bowline-reason: no-endpoints"), "{answer}");
+    assert!(answer.contains("shop/web port 80") && answer.contains("1 draining"), "{answer}");
+    assert_eq!(mesh.client.handle.metrics().refused_count(Direction::Outbound, Reason::NoEndpoints), 1);
+    mesh.serve(Protocol::Http1, vec![mesh.endpoint(app.address, "server")]);
+    assert_eq!(who(&mesh).await, app.address.to_string());
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_listen_is_told_apart() {
+    let (listener, address) = application::listen(2).await;
+    drop(listener);
+    let mesh = Mesh::new(address, Protocol::Http1);
+    let answer = soon("answer", say(mesh.connect().await, WHO)).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("bowline-reason: connect-failed"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_a_restarted_endpoint_is_replaced() {
+    let app = application::http1(2).await;
+    let mut mesh = Mesh::new(app.address, Protocol::Http1);
+    assert_eq!(who(&mesh).await, app.address.to_string());
+    let mut again = config(app.address.ip());
+    again.mesh = mesh.server.handle.mesh;
+    let old = std::mem::replace(&mut mesh.server, {
+        let leaf = mesh.ca.leaf(&id("server"), &mesh.bundle);
+        plane(again, leaf)
+    });
+    assert!(old.handle.drain(std::time::Duration::from_secs(5)).await);
+    for _ in 0..5 {
+        assert_eq!(who(&mesh).await, app.address.to_string());
+    }
+    eventually("new connection", || mesh.server.handle.open() >= 1).await;
+    assert_eq!(app.begun.load(Ordering::SeqCst), 6);
+}

@@ -1,0 +1,72 @@
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    application::{self, say},
+    mesh::{Mesh, PATIENCE, eventually, soon},
+};
+
+#[tokio::test]
+async fn more_connections_than_allowed_are_refused_and_counted() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.max_connections = 2);
+    let _held = [mesh.connect().await, mesh.connect().await];
+    eventually("two are in", || mesh.client.handle.open() == 2).await;
+    let ended = soon("refused", mesh.connect().await.read(&mut [0; 1])).await;
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(mesh.client.handle.metrics().refused_count(Direction::Outbound, Reason::Overloaded), 1);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(300 << 10));
+    let mut stream = mesh.connect().await;
+    // The proxy may close before all of it is sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = soon("answer", stream.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(app.begun.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn draining_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let outbound = mesh.client.handle.outbound;
+    let slow = tokio::spawn(say(mesh.connect().await, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"));
+    eventually("in flight", || app.begun.load(Ordering::SeqCst) == 1).await;
+    let Mesh { client, server, .. } = mesh;
+    let server = tokio::spawn(server.handle.drain(PATIENCE));
+    let client = tokio::spawn(client.handle.drain(PATIENCE));
+    soon("closed", async {
+        while tokio::net::TcpStream::connect(outbound).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    app.release.add_permits(1);
+    let answer = soon("answer", slow).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+    assert!(soon("client drained", client).await.unwrap());
+    assert!(soon("server drained", server).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_drain_cuts_off() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let mut stream = mesh.connect().await;
+    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    eventually("in flight", || app.begun.load(Ordering::SeqCst) == 1).await;
+    let finished = soon("drain", mesh.client.handle.drain(Duration::from_millis(50))).await;
+    assert!(!finished);
+    let mut rest = Vec::new();
+    let _ = soon("end", stream.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+}
