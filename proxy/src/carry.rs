@@ -69,7 +69,7 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
         Spoken::Opaque => return tunnel(worker, carried, first, None).await,
     };
     let drain = worker.drain.watch();
-    let context = context(worker, carried.route, carried.direction, app);
+    let context = context(worker, carried.route, carried.direction, app, carried.service);
     let io = Prefixed::new(first.freeze(), carried.stream);
     match spoken {
         Spoken::Http1 => serve1::serve(context, io, drain).await,
@@ -77,8 +77,8 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
     }
 }
 
-fn context(worker: Rc<Worker>, route: Route, direction: Direction, app: App) -> Rc<Context> {
-    Rc::new(Context { worker, route, direction, app, tunnels: None })
+fn context(worker: Rc<Worker>, route: Route, direction: Direction, app: App, service: Rc<str>) -> Rc<Context> {
+    Rc::new(Context { worker, route, direction, app, service, tunnels: None })
 }
 
 /// The client's protocol, or nothing if it said nothing that tells within [`SILENCE`].
@@ -108,7 +108,7 @@ async fn more(stream: &mut TcpStream, first: &mut BytesMut) -> io::Result<usize>
 }
 
 async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMut) {
-    let early = context(Rc::clone(&worker), carried.route, carried.direction, App::Tcp);
+    let early = context(Rc::clone(&worker), carried.route, carried.direction, App::Tcp, Rc::clone(&carried.service));
     let opened = Tunnel::open(&early).await;
     let Some(early) = Rc::into_inner(early) else { return };
     carried.route = early.route;
@@ -142,7 +142,7 @@ async fn tunnel(
     open: Option<(Tunnel, Rc<crate::pool::Candidate>)>,
 ) {
     let Carried { stream, route, direction, service, .. } = carried;
-    let context = context(Rc::clone(&worker), route, direction, App::Tcp);
+    let context = context(Rc::clone(&worker), route, direction, App::Tcp, Rc::clone(&service));
     let opened = match open {
         Some(open) => Ok(open),
         None => Tunnel::open(&context).await,

@@ -59,6 +59,7 @@ pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
         route: Route::Direct(Rc::new(Candidate { endpoint, series })),
         direction: DIRECTION,
         app,
+        service: worker.config.workload.as_str().into(),
         tunnels,
     });
     let distrusted = pool::still_trusted_or_gone(&worker.store, &chain, worker.drain.watch());

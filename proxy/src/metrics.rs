@@ -22,6 +22,8 @@ const MAX_HTTP_SERIES: usize = MAX_LABEL_SETS / CLASSES.len();
 const OTHER: &str = "other";
 /// Peer without mutual TLS.
 pub const PLAINTEXT: &str = "plaintext";
+/// Peer of a request that reached nobody.
+pub const UNKNOWN: &str = "unknown";
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Upper bounds of the latency histogram, microseconds.

@@ -168,6 +168,7 @@ pub fn start(file: &File) -> Result<dataplane::Handle, StandaloneError> {
         workload: "default/standalone".into(),
         workers: file.workers,
         max_connections: dataplane::MAX_CONNECTIONS,
+        distrust_grace: dataplane::DISTRUST_GRACE,
     };
     if let Some(outbound) = &file.outbound {
         config.outbound = outbound.listen;

@@ -33,6 +33,9 @@ const MAX_DIRECT: usize = 1024;
 /// Least time between two lines of log about refusals.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// Balancers by Service and port, with the time of their last use.
+type Balancers = HashMap<(ServiceKey, u16), (Rc<Balancer>, Instant)>;
+
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
@@ -43,7 +46,7 @@ pub(crate) struct Worker {
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
     /// Keeps endpoints that belong to no balancer, with the time of their last use.
     direct: RefCell<HashMap<EndpointKey, (Rc<Endpoint>, Instant)>>,
-    balancers: RefCell<HashMap<(ServiceKey, u16), (Rc<Balancer>, Instant)>>,
+    balancers: RefCell<Balancers>,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }

@@ -37,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) direction: Direction,
     /// What the application at the far end speaks.
     pub(crate) app: App,
+    /// `namespace/name` of the service, for metrics.
+    pub(crate) service: Rc<str>,
     /// Counts tunnels from other proxies.
     pub(crate) tunnels: Option<Arc<AtomicU64>>,
 }
@@ -191,7 +193,7 @@ pub(super) async fn send1(
             Err(failure) => return Err(Unsent { failure, message: Some(Box::new(request)) }),
         };
         let repeatable = request.body().is_empty() && headers::is_idempotent(request.method());
-        let spare = (connection.stale && repeatable).then(|| spare(&request));
+        let spare = (connection.stale && repeatable).then(|| Box::new(spare(&request)));
         match connection.send.try_send_request(request).await {
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
@@ -206,7 +208,7 @@ pub(super) async fn send1(
                 return Ok(Response::from_parts(head, Payload::hyper(body).guarded(guard)));
             }
             Err(mut e) => {
-                let back = if connection.reused { e.take_message().or(spare) } else { None };
+                let back = if connection.reused { e.take_message().or(spare.map(|s| *s)) } else { None };
                 let Some(back) = back else {
                     let address = candidate.endpoint.key.address;
                     let detail = format!("{address} closed the connection before its answer: {}", e.error());
@@ -227,4 +229,48 @@ fn spare(request: &Request<Payload>) -> Request<Payload> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        control::state::State,
+        dataplane::Config,
+        drain::Drain,
+        identity::store::Store,
+        metrics::{Metrics, PLAINTEXT},
+        pool::{Endpoint, EndpointKey},
+    };
+
+    #[test]
+    fn what_is_kept_for_each_request_and_connection_is_small() {
+        let metrics = Metrics::new();
+        let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
+        let config = Arc::new(Config::for_pod("a/b".into(), 1));
+        let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Drain::new());
+        let key = EndpointKey { address: ([127, 0, 0, 1], 1).into(), identity: None };
+        let endpoint = Rc::new(Endpoint::new(key, 1));
+        let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
+        let drain = worker.drain.watch();
+        let service = Rc::from("a/b");
+        let context =
+            Rc::new(Context { worker, route, direction: Direction::Outbound, app: App::Http1, service, tunnels: None });
+        let (head, ()) = Request::new(()).into_parts();
+        let request = exchange(&context, head, Payload::empty(), Instant::now());
+        let sizes = [
+            ("request", size_of_val(&request), 2048),
+            ("body", size_of::<Payload>(), 256),
+            (
+                "HTTP/1 connection",
+                size_of_val(&super::super::serve1::serve(Rc::clone(&context), tokio::io::empty(), drain)),
+                6144,
+            ),
+        ];
+        for (what, size, most) in sizes {
+            assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     MAX_HEAD, MAX_HEADERS,
-    answer::{Failure, is_grpc, refusal},
+    answer::{Failure, is_grpc, refusal, status},
     exchange::{Context, exchange},
     headers,
     payload::Payload,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     bootstrap::Reason,
     drain::{Phase, Watch},
+    metrics::UNKNOWN,
 };
 
 fn builder() -> http1::Builder {
@@ -69,6 +70,9 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
 /// Counts a failure and makes its answer.
 pub(super) fn refused(context: &Context, failure: &Failure, grpc: bool) -> Response<Payload> {
     context.worker.refused(context.direction, failure);
+    // Nobody answered, so nobody is named.
+    let series = context.worker.metrics.http(context.direction, &context.service, UNKNOWN);
+    series.answered(status(failure.reason));
     refusal(failure, grpc)
 }
 

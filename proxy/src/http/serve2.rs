@@ -5,7 +5,7 @@ use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Instant};
 use bytes::Bytes;
 use h2::{
     RecvStream,
-    server::{Builder, SendResponse},
+    server::{Builder, Connection, SendResponse},
 };
 use http::{Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -35,48 +35,48 @@ fn builder() -> Builder {
         .max_header_list_size(MAX_HEAD as u32)
         .max_concurrent_streams(MAX_STREAMS)
         .max_concurrent_reset_streams(1024)
+        // One connection carries the requests of many clients, which may all give up at once.
+        .max_pending_accept_reset_streams(256)
         .enable_connect_protocol();
     builder
 }
 
-/// Serves until the connection ends, the proxy drains or `until` says that the peer is to go; what is in flight finishes.
+/// Serves until the connection ends, the proxy drains or `until` says that the peer is to go; what is in flight finishes, for a
+/// peer that is to go only for a while.
 pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, until: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let Ok(mut connection) = builder().handshake::<_, Bytes>(io).await else { return };
     let mut until = pin!(until);
-    let mut ending = false;
-    loop {
-        let accepted = {
-            let mut forced = pin!(async {
-                if !ending {
-                    tokio::select! {
-                        () = until.as_mut() => {}
-                        () = drain.reached(Phase::Draining) => {}
-                    }
-                } else {
-                    drain.reached(Phase::Forced).await;
-                }
-            });
-            tokio::select! {
-                biased;
-                accepted = connection.accept() => Some(accepted),
-                () = forced.as_mut() => None,
-            }
-        };
-        match accepted {
-            Some(Some(Ok((request, respond)))) => {
-                tokio::task::spawn_local(stream(Rc::clone(&context), request, respond));
-            }
-            // The peer closed or broke off.
-            Some(Some(Err(_)) | None) => return,
-            None if ending => return,
-            None => {
-                connection.graceful_shutdown();
-                ending = true;
-            }
+    let grace = tokio::select! {
+        biased;
+        () = accept(&context, &mut connection) => return,
+        () = until.as_mut() => Some(context.worker.config.distrust_grace),
+        () = drain.reached(Phase::Draining) => None,
+    };
+    connection.graceful_shutdown();
+    let deadline = async {
+        match grace {
+            Some(grace) => tokio::time::sleep(grace).await,
+            None => until.await,
         }
+    };
+    tokio::select! {
+        biased;
+        () = accept(&context, &mut connection) => {}
+        () = deadline => connection.abrupt_shutdown(h2::Reason::CANCEL),
+        () = drain.reached(Phase::Forced) => {}
+    }
+}
+
+/// Takes streams until the peer closed or broke off.
+async fn accept<S>(context: &Rc<Context>, connection: &mut Connection<S, Bytes>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::task::spawn_local(stream(Rc::clone(context), request, respond));
     }
 }
 

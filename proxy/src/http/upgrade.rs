@@ -13,7 +13,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    answer::{Failure, refusal},
+    answer::Failure,
     exchange::{Context, Tried, Unsent, send1},
     headers::{self, UPGRADE_METHOD, UPGRADED},
     payload::{Guard, Lease, Payload},
@@ -220,9 +220,6 @@ pub(super) async fn relay(
     let grpc = false;
     let exchanged = super::exchange::exchange(&context, head, Payload::h2(body), started);
     let Some(answered) = unless_reset(exchanged, &mut respond).await else { return };
-    let response = answered.unwrap_or_else(|failure| {
-        context.worker.refused(context.direction, &failure);
-        refusal(&failure, grpc)
-    });
+    let response = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
     serve2::send(response, respond).await;
 }

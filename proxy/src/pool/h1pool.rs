@@ -71,13 +71,17 @@ impl Pool1 {
 
     /// The connection that was used last, or a new one if `fresh` is wanted or none is idle.
     pub(crate) async fn take(&self, fresh: bool) -> Result<Connection1, Failure> {
-        while !fresh {
-            let Some(mut idle) = self.pop() else { break };
+        while let Some(mut idle) = if fresh { None } else { self.pop() } {
             if idle.send.ready().await.is_ok() {
                 let stale = idle.since.elapsed() > STALE;
                 return Ok(Connection1 { send: idle.send, reused: true, stale, counted: idle.counted });
             }
         }
+        // Rare, and large: kept out of every request's future.
+        Box::pin(self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Connection1, Failure> {
         if self.open.get() >= MAX_CONNECTIONS {
             let detail = format!("{} has {MAX_CONNECTIONS} connections that all carry a request", self.to);
             return Err(Failure::new(Reason::Overloaded, detail));

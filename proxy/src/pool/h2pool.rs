@@ -4,7 +4,9 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -98,37 +100,41 @@ impl Pool2 {
 
     /// A place for a stream on a connection that is ready for it.
     pub(crate) async fn stream(&self, worker: &Rc<Worker>) -> Result<Stream2, Failure> {
-        let asked = Instant::now();
         loop {
-            if let Some(stream) = self.free() {
-                let connection = Rc::clone(&stream.0);
-                if poll_fn(|cx| connection.send.borrow_mut().poll_ready(cx)).await.is_ok() {
-                    return Ok(stream);
-                }
-                connection.usable.set(false);
+            let Some(stream) = self.free() else {
+                // Rare, and large: kept out of every request's future.
+                Box::pin(self.grow(worker)).await?;
                 continue;
+            };
+            if poll_fn(|cx| stream.0.send.borrow_mut().poll_ready(cx)).await.is_ok() {
+                return Ok(stream);
             }
-            let turn = self.connecting.lock().await;
-            if self.has_room() {
-                continue;
-            }
-            if let Some((when, failure)) = &*self.failed.borrow()
-                && *when >= asked
-            {
-                return Err(failure.clone());
-            }
-            if self.connections.borrow().len() >= MAX_CONNECTIONS {
-                let detail =
-                    format!("{} has {MAX_CONNECTIONS} connections with {} streams each", self.to, self.per_connection);
-                return Err(Failure::new(Reason::Overloaded, detail));
-            }
-            let opened = self.open(worker).await;
-            if let Err(failure) = opened {
-                *self.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
-                return Err(failure);
-            }
-            drop(turn);
+            stream.0.usable.set(false);
         }
+    }
+
+    /// Opens a connection, unless another one who waited has done so meanwhile.
+    async fn grow(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
+        let asked = Instant::now();
+        let _turn = self.connecting.lock().await;
+        if self.has_room() {
+            return Ok(());
+        }
+        if let Some((when, failure)) = &*self.failed.borrow()
+            && *when >= asked
+        {
+            return Err(failure.clone());
+        }
+        if self.connections.borrow().len() >= MAX_CONNECTIONS {
+            let detail =
+                format!("{} has {MAX_CONNECTIONS} connections with {} streams each", self.to, self.per_connection);
+            return Err(Failure::new(Reason::Overloaded, detail));
+        }
+        let opened = self.open(worker).await;
+        if let Err(failure) = &opened {
+            *self.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
+        }
+        opened
     }
 
     /// The first connection with room: fewer connections, larger batches.
@@ -156,35 +162,24 @@ impl Pool2 {
         match &self.secure {
             Some(secure) => {
                 let stream = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
-                let chain: Vec<_> = stream
-                    .get_ref()
-                    .1
-                    .peer_certificates()
-                    .unwrap_or_default()
-                    .iter()
-                    .map(|c| c.clone().into_owned())
-                    .collect();
-                let connection = self.handshake(worker, Cork::new(stream)).await?;
-                let worker = Rc::clone(worker);
-                let watched = Rc::downgrade(&connection);
-                tokio::task::spawn_local(async move {
-                    dial::still_trusted_or_gone(&worker.store, &chain, worker.drain.watch()).await;
-                    if let Some(connection) = watched.upgrade() {
-                        connection.usable.set(false);
-                    }
-                });
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let chain: Vec<_> = chain.iter().map(|c| c.clone().into_owned()).collect();
+                let (store, drain) = (Arc::clone(&worker.store), worker.drain.watch());
+                let distrusted = async move { dial::still_trusted_or_gone(&store, &chain, drain).await };
+                self.handshake(worker, Cork::new(stream), distrusted).await
             }
             None => {
                 let stream = dial::connect(self.to).await?;
-                self.handshake(worker, Cork::new(stream)).await?;
+                self.handshake(worker, Cork::new(stream), std::future::pending()).await
             }
         }
-        Ok(())
     }
 
-    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S) -> Result<Rc<Connection2>, Failure>
+    /// Begins HTTP/2; `until` says that the connection is to end, with a while for what is in flight.
+    async fn handshake<S, U>(&self, worker: &Rc<Worker>, io: S, until: U) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
+        U: Future<Output = ()> + 'static,
     {
         let (send, driver) = Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -204,16 +199,26 @@ impl Pool2 {
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let driven = Rc::downgrade(&connection);
-        let open = worker.drain.open();
+        let (open, grace) = (worker.drain.open(), worker.config.distrust_grace);
         tokio::task::spawn_local(async move {
+            let unusable = || {
+                if let Some(connection) = driven.upgrade() {
+                    connection.usable.set(false);
+                }
+            };
             // How a connection ended is told to each of its streams.
-            let _ = driver.await;
-            if let Some(connection) = driven.upgrade() {
-                connection.usable.set(false);
+            let mut driver = pin!(driver);
+            tokio::select! {
+                _ = driver.as_mut() => {}
+                () = until => {
+                    unusable();
+                    let _ = tokio::time::timeout(grace, driver).await;
+                }
             }
+            unusable();
             drop(open);
         });
-        Ok(connection)
+        Ok(())
     }
 
     /// Gives every connection up; their streams go on.

@@ -68,6 +68,11 @@ async fn without_endpoints_the_answer_says_so() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("bowline-reason: no-endpoints"), "{answer}");
     assert!(answer.contains("shop/web port 80") && answer.contains("1 draining"), "{answer}");
     assert_eq!(mesh.client.handle.metrics().refused_count(Direction::Outbound, Reason::NoEndpoints), 1);
+    assert!(
+        mesh.metrics().contains("service=\"shop/web\",peer=\"unknown\",status_class=\"5xx\"} 1\n"),
+        "{}",
+        mesh.metrics()
+    );
     mesh.serve(Protocol::Http1, vec![mesh.endpoint(app.address, "server")]);
     assert_eq!(who(&mesh).await, app.address.to_string());
 }

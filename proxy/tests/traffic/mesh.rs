@@ -90,6 +90,7 @@ pub(crate) fn config(ip: IpAddr) -> Config {
         workload: "shop/test".into(),
         workers: 1,
         max_connections: 1000,
+        distrust_grace: Duration::from_millis(100),
     }
 }
 

@@ -87,11 +87,12 @@ async fn a_dropped_root_takes_along_only_those_who_depend_on_it() {
         stream.read_exact(&mut [0; 1]).await.unwrap();
         stream
     };
-    let _old = soon("old", echo(mesh.connect().await)).await;
+    let mut old = soon("old", echo(mesh.connect().await)).await;
     let living = soon("new", echo(TcpStream::connect(other.handle.outbound).await.unwrap())).await;
     assert_eq!(mesh.server.handle.open(), 2);
 
     mesh.server.store.publish(new.leaf(&id("server"), &bundle(3, &[&new])));
+    assert!(soon("cut off", old.read(&mut [0; 1])).await.map_or(true, |n| n == 0));
     // Those of the old root get nothing new: their next connection is refused at the handshake.
     soon("refused", async {
         loop {
