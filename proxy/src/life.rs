@@ -70,7 +70,11 @@ pub fn run(var: impl Fn(&str) -> Option<String>) -> Result<(), LifeError> {
     // Only now is anything built: a standby costs next to nothing.
     logs::start(&var);
     let settings = Settings::read(&var)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(live(settings, serving))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(live(settings, serving));
+    // A name that is being resolved holds its thread for as long as the resolver likes: nobody waits for it.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
