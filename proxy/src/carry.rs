@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::{
-    bootstrap::tunnel::App,
+    bootstrap::{Reason, tunnel::App},
     control::apply::Protocol,
     detect::{self, Prefixed, Spoken, judge},
     drain::Phase,
@@ -112,7 +112,7 @@ async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMu
     let opened = Tunnel::open(&early).await;
     let Some(early) = Rc::into_inner(early) else { return };
     carried.route = early.route;
-    let (mut tunnel_, candidate) = match opened {
+    let (mut far, candidate) = match opened {
         Ok(opened) => opened,
         Err(failure) => return refuse(&worker, carried.direction, carried.stream, first, failure).await,
     };
@@ -122,13 +122,13 @@ async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMu
         spoken = tokio::select! {
             biased;
             spoken = listen(&mut carried.stream, &mut first) => Some(spoken),
-            () = tunnel_.speaks() => None,
+            () = far.speaks() => None,
         };
     }
     match spoken {
-        None | Some(Spoken::Opaque) => tunnel(worker, carried, first, Some((tunnel_, candidate))).await,
+        None | Some(Spoken::Opaque) => tunnel(worker, carried, first, Some((far, candidate))).await,
         Some(spoken) => {
-            drop(tunnel_);
+            drop(far);
             as_spoken(worker, carried, first, spoken).await;
         }
     }
@@ -167,16 +167,19 @@ async fn tunnel(
 
 /// Bytes to an address that the mesh knows nothing of, unchanged and unseen.
 pub(crate) async fn pass(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
-    match crate::pool::connect(to).await {
+    // For as long as the kernel tries, as without the mesh.
+    match TcpStream::connect(to).await {
         Ok(server) => {
+            let _ = server.set_nodelay(true);
             let _open = worker.metrics.open(Direction::Outbound);
             let count: Arc<_> = worker.metrics.tcp(Direction::Outbound, "outside", crate::metrics::PLAINTEXT, false);
             count.fetch_add(1, Relaxed);
             Tunnel::Plain(server).carry(stream, &[], &worker, Direction::Outbound).await;
         }
         // As without the mesh, the client sees its connection fail.
-        Err(failure) => {
-            worker.refused(Direction::Outbound, &failure);
+        Err(e) => {
+            let detail = format!("cannot connect to {to}, outside the mesh: {e}");
+            worker.refused(Direction::Outbound, &Failure::new(Reason::ConnectFailed, detail));
             tcp::reset_on_close(&stream);
         }
     }

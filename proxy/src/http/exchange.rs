@@ -192,7 +192,7 @@ pub(super) async fn send1(
             Ok(connection) => connection,
             Err(failure) => return Err(Unsent { failure, message: Some(Box::new(request)) }),
         };
-        let repeatable = request.body().is_empty() && headers::is_idempotent(request.method());
+        let repeatable = request.body().is_empty() && request.method().is_idempotent();
         let spare = (connection.stale && repeatable).then(|| Box::new(spare(&request)));
         match connection.send.try_send_request(request).await {
             Ok(response) => {

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Version,
-    header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -47,7 +47,6 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
     }
-    debug_assert!(!headers.contains_key(CONNECTION), "{PROXY_AUTHENTICATE} and others stay, connection does not");
 }
 
 /// The protocol that a request of HTTP/1.1 wants to switch to (RFC 9110, section 7.8).
@@ -63,11 +62,6 @@ pub(crate) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
     let h2c = token.as_bytes().eq_ignore_ascii_case(b"h2c");
     (says && !h2c && request.version() == Version::HTTP_11 && *request.method() != Method::CONNECT)
         .then(|| token.clone())
-}
-
-/// Whether a request may be sent twice without harm (RFC 9110, section 9.2.2).
-pub(crate) fn is_idempotent(method: &Method) -> bool {
-    method.is_idempotent()
 }
 
 #[cfg(test)]

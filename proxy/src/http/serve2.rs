@@ -11,14 +11,14 @@ use http::{Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS, STREAM_WINDOW,
+    CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS,
     answer::{is_grpc, refusal},
     exchange::{Context, exchange},
     headers::HTTP10,
     payload::Payload,
     pump,
     serve1::refused,
-    upgrade,
+    stream_window, upgrade,
 };
 use crate::{
     bootstrap::tunnel::App,
@@ -26,10 +26,10 @@ use crate::{
     http::answer::Failure,
 };
 
-fn builder() -> Builder {
+fn builder(app: App) -> Builder {
     let mut builder = Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
+        .initial_window_size(stream_window(app))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(MAX_HEAD as u32)
@@ -47,7 +47,7 @@ pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, unti
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let Ok(mut connection) = builder().handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = builder(context.app).handshake::<_, Bytes>(io).await else { return };
     let mut until = pin!(until);
     let grace = tokio::select! {
         biased;
@@ -128,7 +128,7 @@ pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let Ok(mut connection) = builder().handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = builder(App::Http2).handshake::<_, Bytes>(io).await else { return };
     let serve = async {
         while let Some(Ok((request, respond))) = connection.accept().await {
             let response = refusal(&failure, is_grpc(request.headers()));

@@ -80,11 +80,13 @@ async fn to_proxy(
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     head.headers.insert(UPGRADE, token);
     let context = Rc::clone(context);
+    // The connection it came by has ended as one of HTTP; a drain waits for it all the same.
+    let open = context.worker.drain.open();
     tokio::task::spawn_local(async move {
         if let Ok(io) = client.await {
             tcp::copy_stream(TokioIo::new(io), into, body, &context.worker, context.direction).await;
         }
-        drop(guard);
+        drop((guard, open));
     });
     Ok(Response::from_parts(head, Payload::empty()))
 }
@@ -110,11 +112,13 @@ async fn to_application(
     let application = hyper::upgrade::on(&mut response);
     restore_upgrade(&mut response);
     let context = Rc::clone(context);
+    let open = context.worker.drain.open();
     tokio::task::spawn_local(async move {
         if let (Ok(client), Ok(application)) = (client.await, application.await) {
             let (client, application) = (TokioIo::new(client), TokioIo::new(application));
             tcp::copy_both(client, application, &context.worker, context.direction).await;
         }
+        drop(open);
     });
     Ok(response)
 }

@@ -19,17 +19,15 @@ use super::dial;
 use crate::{
     bootstrap::{Reason, tunnel::App},
     cork::Cork,
-    http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, STREAM_WINDOW, answer::Failure},
+    http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, TUNNELS, answer::Failure, stream_window},
     identity::spiffe::SpiffeId,
     worker::Worker,
 };
 
 /// Connections to one endpoint at most.
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 64;
 /// Streams on a connection before another one is opened.
 const STREAMS: u32 = 128;
-/// Tunnels live long and may be read slowly: fewer share a connection, so that its window is never the bottleneck.
-const TUNNELS: u32 = 8;
 /// How long a connection without streams is kept.
 const IDLE: Duration = Duration::from_secs(90);
 
@@ -44,6 +42,7 @@ pub(crate) struct Secure {
 pub(crate) struct Pool2 {
     to: SocketAddr,
     secure: Option<Secure>,
+    app: App,
     per_connection: u32,
     connections: RefCell<Vec<Rc<Connection2>>>,
     /// Held while connecting: one handshake serves all who wait.
@@ -91,6 +90,7 @@ impl Pool2 {
         Self {
             to,
             secure,
+            app,
             per_connection: if app == App::Tcp { TUNNELS } else { STREAMS },
             connections: RefCell::default(),
             connecting: tokio::sync::Mutex::new(()),
@@ -182,7 +182,7 @@ impl Pool2 {
         U: Future<Output = ()> + 'static,
     {
         let (send, driver) = Builder::new()
-            .initial_window_size(STREAM_WINDOW)
+            .initial_window_size(stream_window(self.app))
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .max_header_list_size(MAX_HEAD as u32)

@@ -70,3 +70,32 @@ async fn the_deadline_of_a_drain_cuts_off() {
     let _ = soon("end", stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
+
+#[tokio::test]
+async fn a_tunnel_is_waited_for_too() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let mut stream = mesh.connect().await;
+    let head =
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(soon("head", stream.read_u8()).await.unwrap());
+    }
+    let outbound = mesh.client.handle.outbound;
+    let Mesh { client, server, .. } = mesh;
+    let drained = tokio::spawn(client.handle.drain(PATIENCE));
+    soon("closed", async {
+        while tokio::net::TcpStream::connect(outbound).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    stream.write_all(b"echo").await.unwrap();
+    soon("echo", stream.read_exact(&mut [0; 4])).await.unwrap();
+    assert!(!drained.is_finished());
+    drop(stream);
+    assert!(soon("drained", drained).await.unwrap());
+    drop(server);
+}
