@@ -63,9 +63,9 @@ pub enum Key {
 /// What to subscribe and unsubscribe since it was last asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Newly wanted. Services are not in it: the control plane sends them with the address that names them.
-    pub add: Vec<IpAddr>,
-    /// No longer wanted.
+    /// Newly wanted. A Service is in it only if it did not come with the address that names it.
+    pub add: Vec<Key>,
+    /// No longer wanted, to be said first: what is in both was dropped and is wanted again, from the beginning.
     pub remove: Vec<Key>,
 }
 
@@ -190,8 +190,7 @@ impl State {
             let gone = tables.evict(self.max_addresses / 8 + 1);
             self.evicted.fetch_add(gone as u64, Ordering::Relaxed);
         }
-        tables.removed.remove(&Key::Address(ip));
-        tables.added.insert(ip);
+        tables.added.insert(Key::Address(ip));
         let used = tables.tick();
         let changed = Arc::new(Notify::new());
         tables.addresses.insert(ip, AddressEntry { known: Known::Asked, used, changed: Arc::clone(&changed) });
@@ -218,7 +217,11 @@ impl State {
     /// Records a Service; `None`: it does not exist.
     pub fn set_service(&self, key: ServiceKey, service: Option<Arc<Service>>) {
         let mut tables = self.tables();
-        tables.removed.remove(&Key::Service(key.clone()));
+        let name = Key::Service(key.clone());
+        // Once dropped it has to be asked for again, although this one came: the control plane is about to forget it.
+        if !tables.removed.contains(&name) {
+            tables.added.remove(&name);
+        }
         let entry = tables.services.entry(key).or_insert_with(ServiceEntry::new);
         entry.answered = true;
         entry.value.send_replace(service);

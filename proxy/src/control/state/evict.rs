@@ -37,7 +37,7 @@ impl Tables {
         // Whoever waits for it asks again.
         entry.changed.notify_waiters();
         // An address that the stream never heard of needs no unsubscribing.
-        if !self.added.remove(&ip) {
+        if !self.added.remove(&Key::Address(ip)) {
             self.removed.insert(Key::Address(ip));
         }
         if let Known::Service(key) = entry.known {

@@ -19,7 +19,7 @@ pub(super) struct Tables {
     pub(super) services: HashMap<ServiceKey, ServiceEntry>,
     /// Ticks with every use: the order of last uses.
     pub(super) clock: u64,
-    pub(super) added: HashSet<IpAddr>,
+    pub(super) added: HashSet<Key>,
     pub(super) removed: HashSet<Key>,
 }
 
@@ -90,8 +90,12 @@ impl Tables {
 
     pub(super) fn set_address(&mut self, ip: IpAddr, known: Known) {
         if let Known::Service(key) = &known {
-            self.removed.remove(&Key::Service(key.clone()));
-            self.services.entry(key.clone()).or_insert_with(ServiceEntry::new).named += 1;
+            let added = &mut self.added;
+            let entry = self.services.entry(key.clone()).or_insert_with(|| {
+                added.insert(Key::Service(key.clone()));
+                ServiceEntry::new()
+            });
+            entry.named += 1;
         }
         let Some(entry) = self.addresses.get_mut(&ip) else { return };
         let before = std::mem::replace(&mut entry.known, known);
@@ -111,6 +115,7 @@ impl Tables {
         if entry.named > 0 {
             return None;
         }
+        self.added.remove(&Key::Service(key.clone()));
         self.removed.insert(Key::Service(key.clone()));
         self.services.remove(key).map(|e| e.value)
     }

@@ -30,7 +30,7 @@ async fn first_use_subscribes_and_waits_for_address_and_service() {
         async move { state.resolve(ip(1)).await }
     });
     changes.changed().await.unwrap();
-    assert_eq!(state.take_changes(), Changes { add: vec![ip(1)], remove: vec![] });
+    assert_eq!(state.take_changes(), Changes { add: vec![Key::Address(ip(1))], remove: vec![] });
     state.set_address(ip(1), names("web"));
     assert!(state.peek(ip(1)).is_none(), "its Service is not known yet");
     state.set_service(key("web"), Some(service("web")));
@@ -137,6 +137,34 @@ fn a_watched_service_is_the_last_to_go() {
     assert!(!state.wants(&Key::Service(key("web"))));
 }
 
+#[test]
+fn what_is_dropped_and_wanted_again_is_asked_for_from_the_beginning() {
+    let state = State::with(false, 8);
+    state.set_address(ip(0), names("web"));
+    state.set_service(key("web"), Some(service("web")));
+    let _ = state.take_changes();
+    // Makes room by dropping the oldest, which is used again before the stream heard of it.
+    for n in 1..9 {
+        state.set_address(ip(n), None);
+    }
+    assert!(state.peek(ip(0)).is_none());
+    state.set_address(ip(0), names("web"));
+    let changes = state.take_changes();
+    for again in [Key::Address(ip(0)), Key::Service(key("web"))] {
+        assert!(changes.remove.contains(&again) && changes.add.contains(&again), "{again:?} in {changes:?}");
+    }
+}
+
+#[test]
+fn a_service_that_does_not_come_with_its_address_is_asked_for() {
+    let state = State::new();
+    state.set_address(ip(0), names("web"));
+    assert!(state.take_changes().add.contains(&Key::Service(key("web"))));
+    state.set_address(ip(1), names("api"));
+    state.set_service(key("api"), Some(service("api")));
+    assert_eq!(state.take_changes().add, vec![Key::Address(ip(1))]);
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Peek(u32),
@@ -175,12 +203,16 @@ proptest! {
                     Key::Service(key) => { removed_services.insert(key); }
                 }
             }
-            addresses.extend(changes.add);
+            for key in changes.add {
+                match key {
+                    Key::Address(ip) => { prop_assert!(addresses.insert(ip)); }
+                    Key::Service(key) => { removed_services.remove(&key); }
+                }
+            }
             let mut wanted = HashSet::new();
             for key in state.wanted() {
-                match key {
-                    Key::Address(ip) => { wanted.insert(ip); }
-                    Key::Service(key) => { removed_services.remove(&key); }
+                if let Key::Address(ip) = key {
+                    wanted.insert(ip);
                 }
             }
             prop_assert!(wanted.len() <= 8);

@@ -145,8 +145,8 @@ impl Ledger {
             name.to_key()
         });
         let remove = remove.collect();
-        let add = changes.add.into_iter().map(|ip| {
-            let name = Name::Key(Key::Address(ip));
+        let add = changes.add.into_iter().map(|key| {
+            let name = Name::Key(key);
             self.entries.entry(name.clone()).or_default();
             name.to_key()
         });

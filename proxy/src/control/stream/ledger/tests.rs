@@ -50,7 +50,7 @@ fn divergence_is_told_from_messages_on_their_way() {
     let bad = beat(vec![Digest { r#type: 1, count: 1, xor: 8 }]);
     assert_eq!(ledger.judge(&good, start), Verdict::Agrees);
     assert_eq!(ledger.judge(&bad, start), Verdict::Diverged, "nothing was on its way");
-    ledger.change(Changes { add: vec![[10, 0, 0, 1].into()], remove: vec![] }, start);
+    ledger.change(Changes { add: vec![ip(1)], remove: vec![] }, start);
     for _ in 0..2 {
         assert_eq!(ledger.judge(&bad, start + Duration::from_secs(1)), Verdict::Wait);
     }
