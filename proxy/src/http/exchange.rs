@@ -62,8 +62,8 @@ impl Drop for InFlight<'_> {
 /// Carries one request; hop-by-hop headers are gone already.
 pub(crate) async fn exchange(
     context: &Context,
-    request: Parts,
-    body: Payload,
+    mut head: Parts,
+    mut body: Payload,
     started: Instant,
 ) -> Result<Response<Payload>, Failure> {
     let mut tried = Tried::default();
@@ -72,18 +72,19 @@ pub(crate) async fn exchange(
         let _load = InFlight::new(&candidate);
         let response = if candidate.endpoint.key.identity.is_some() || context.app == App::Http2 {
             match candidate.endpoint.h2(context.app).stream(&context.worker).await {
-                Ok(stream) => send2(&candidate, stream, request, body, started).await?,
+                Ok(stream) => send2(&candidate, stream, head, body, started).await?,
                 Err(failure) => {
                     tried.failed(context, &candidate, failure)?;
                     continue;
                 }
             }
         } else {
-            match send1(&candidate, request, body, started).await {
+            match send1(&candidate, head, body, started).await {
                 Ok(response) => response,
                 Err(Unsent { failure, message: Some(message) }) => {
                     tried.failed(context, &candidate, failure)?;
-                    return Box::pin(again(context, *message, tried, started)).await;
+                    (head, body) = message.into_parts();
+                    continue;
                 }
                 Err(Unsent { failure, message: None }) => return Err(failure),
             }
@@ -92,33 +93,6 @@ pub(crate) async fn exchange(
         candidate.endpoint.answered(now.duration_since(started), now);
         candidate.series.answered(response.status());
         return Ok(response);
-    }
-}
-
-/// The rare way: the first endpoint could not be reached.
-async fn again(
-    context: &Context,
-    mut message: Request<Payload>,
-    mut tried: Tried,
-    started: Instant,
-) -> Result<Response<Payload>, Failure> {
-    loop {
-        let candidate = context.route.pick(&context.worker, &tried)?;
-        let _load = InFlight::new(&candidate);
-        let (head, body) = message.into_parts();
-        match send1(&candidate, head, body, started).await {
-            Ok(response) => {
-                let now = Instant::now();
-                candidate.endpoint.answered(now.duration_since(started), now);
-                candidate.series.answered(response.status());
-                return Ok(response);
-            }
-            Err(Unsent { failure, message: Some(back) }) => {
-                tried.failed(context, &candidate, failure)?;
-                message = *back;
-            }
-            Err(Unsent { failure, message: None }) => return Err(failure),
-        }
     }
 }
 

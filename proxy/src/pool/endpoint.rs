@@ -69,14 +69,15 @@ impl Endpoint {
     pub(crate) fn h2(&self, app: App) -> &Pool2 {
         self.pools[app as usize].get_or_init(|| {
             let address = self.key.address;
-            let name = ServerName::try_from(tunnel::sni(address.port(), app));
-            match (&self.key.identity, name) {
-                (Some(expected), Ok(sni)) => {
+            match &self.key.identity {
+                Some(expected) => {
+                    // An SNI of ours is always a valid name; should it not be, the far end refuses, and plaintext is never sent.
+                    let sni = ServerName::try_from(tunnel::sni(address.port(), app));
+                    let sni = sni.unwrap_or_else(|_| ServerName::from(address.ip()));
                     let to = SocketAddr::new(address.ip(), self.mesh_port);
                     Pool2::new(to, Some(Secure { sni, expected: expected.clone() }), app)
                 }
-                // An SNI of ours is always a valid name.
-                _ => Pool2::new(address, None, app),
+                None => Pool2::new(address, None, app),
             }
         })
     }

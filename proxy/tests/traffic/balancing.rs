@@ -54,6 +54,10 @@ async fn an_endpoint_that_cannot_be_reached_costs_no_request() {
         for _ in 0..30 {
             assert_eq!(who(&mesh).await, app.address.to_string());
         }
+        // Whatever was tried before, a member is spoken to with mutual TLS.
+        let counted = "peer=\"spiffe://mesh.test/ns/shop/sa/client\",status_class=\"2xx\"} 30\n";
+        let inbound = mesh.server.handle.metrics().encode();
+        assert!(inbound.contains(counted), "{inbound}");
     }
 }
 
