@@ -2,6 +2,7 @@
 //!
 //! Seen to fail: without a working webhook the pod comes up with one container; without RBAC the Mesh never gets Ready.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +13,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, ResourceExt as _};
+use serde_json::Value;
 
 use crate::context::{Context, Figures, pods};
 use crate::install::{self, NAMESPACE};
@@ -22,9 +24,9 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let start = Instant::now();
     install::install(cx.env()).await?;
     let installed = start.elapsed().as_secs_f64();
-    let again = cx.kubectl(&["apply", "-k", &cx.env().root.join("config/default").to_string_lossy()]).await?;
-    let changed: Vec<_> = again.lines().filter(|line| !line.ends_with(" unchanged")).collect();
-    ensure!(changed.is_empty(), "applying the manifests again changes {changed:?}");
+    let first = applied(cx).await?;
+    let again = applied(cx).await?;
+    ensure!(first == again, "applying the manifests again changes something: {first:?} became {again:?}");
 
     let deployment = Api::<Deployment>::namespaced(cx.client(), NAMESPACE).get(operator::NAME).await?;
     let ready = deployment.status.and_then(|s| s.ready_replicas);
@@ -51,6 +53,21 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("install_seconds", tenth(installed))
         .with("mesh_ready_seconds", tenth(mesh_ready))
         .with("first_pod_seconds", tenth(rolled_out)))
+}
+
+/// Applies the manifests; returns the generation of each object, or its version where it has none.
+async fn applied(cx: &Context) -> Result<BTreeMap<String, String>> {
+    let manifests = cx.env().root.join("config/default");
+    let list = cx.kubectl(&["apply", "-k", &manifests.to_string_lossy(), "-o", "json"]).await?;
+    let list: Value = serde_json::from_str(&list)?;
+    let objects = list["items"].as_array().context("kubectl printed no list")?;
+    ensure!(objects.len() > 5, "only {} objects", objects.len());
+    let versions = objects.iter().map(|o| {
+        let metadata = &o["metadata"];
+        let version = metadata.get("generation").unwrap_or(&metadata["resourceVersion"]);
+        (format!("{} {}", o["kind"], metadata["name"]), version.to_string())
+    });
+    Ok(versions.collect())
 }
 
 /// What kstatus and people read.
