@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::SOON;
@@ -32,6 +33,37 @@ pub async fn ensure(cx: &Context) -> Result<()> {
         scale(cx, REPLICAS).await?;
     }
     cx.rolled_out(NAMESPACE, &format!("deployment/{NAME}"), 2 * SOON).await
+}
+
+/// The operator's process in a pod as this machine sees it; none on a cluster that is not of this machine.
+///
+/// # Errors
+/// When the container does not run.
+pub fn process(pod: &Pod) -> Result<Option<Pid>> {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let id = statuses.filter_map(|c| c.container_id.as_deref()).next().context("the operator's container has no ID")?;
+    let id = id.rsplit('/').next().unwrap_or(id);
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        // Processes come and go while they are looked at.
+        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        if let (true, Some(pid)) = (cgroups.contains(id), pid) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Makes a pod disappear as if its node had: its process is frozen, so that it cannot say goodbye, and then killed.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn crash(cx: &Context, pod: &str) -> Result<()> {
+    let found = Api::<Pod>::namespaced(cx.client(), NAMESPACE).get(pod).await?;
+    if let Some(pid) = process(&found)? {
+        kill_process(pid, Signal::STOP)?;
+    }
+    kill(cx, pod).await
 }
 
 /// Sets the number of replicas.

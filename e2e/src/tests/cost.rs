@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::context::{Context, Figures, pods};
+use crate::context::{Context, Figures};
 use crate::meshed::{self, App, Caller, Load, MESH, app, operator};
 
 /// Resident bytes of a proxy at rest, at most.
@@ -85,13 +85,22 @@ async fn process(cx: &Context, pod: &Caller<'_>) -> Result<Process> {
     Ok(Process { bytes: metrics.sum("process_resident_memory_bytes", &[]), cpu_seconds })
 }
 
-/// The largest of the operator's replicas.
+/// The largest of the operator's replicas, and the CPU of all; zeros where its processes are not of this machine.
 async fn operators(cx: &Context) -> Result<Process> {
     let mut all = Process::default();
     for pod in operator::pods(cx).await? {
-        let metrics = cx.scrape(pods::ip(&pod)?, 8080).await?;
-        all.bytes = all.bytes.max(metrics.sum("process_resident_memory_bytes", &[]));
-        all.cpu_seconds += metrics.sum("process_cpu_seconds_total", &[]);
+        let Some(pid) = operator::process(&pod)? else { continue };
+        let proc = std::path::PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+        let status = std::fs::read_to_string(proc.join("status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let kib: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap_or_default();
+        all.bytes = all.bytes.max(kib * 1024.0);
+        // Nanoseconds on a processor come first (Linux, Documentation/scheduler/sched-stats.rst); of all threads.
+        for task in std::fs::read_dir(proc.join("task"))?.flatten() {
+            let spent = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let nanoseconds: f64 = spent.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default();
+            all.cpu_seconds += nanoseconds / 1e9;
+        }
     }
     Ok(all)
 }

@@ -22,7 +22,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     client.start_load(&["--url", "http://server/", "--rate", "50", "--streams", "4", "--tcp", "server:9000"]).await?;
 
     let (old, lease) = operator::leader(cx).await?;
-    operator::kill(cx, &old).await?;
+    operator::crash(cx, &old).await?;
     let start = Instant::now();
     let limit = lease + MARGIN;
     // A new member is something to reconcile: its trust bundle is the leader's work.

@@ -2,19 +2,28 @@
 
 use std::{
     convert::Infallible,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use futures_util::stream;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::http1::{headers, hex, pattern};
 
@@ -24,8 +33,11 @@ const SHOWN_BYTES: usize = 64 << 10;
 /// The request.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Args {
-    /// `http://HOST[:PORT]/PATH`.
+    /// `http://HOST[:PORT]/PATH`, or `https://` with `--ca`.
     url: String,
+    /// Certificates that a TLS server's must come from, PEM.
+    #[arg(long)]
+    ca: Option<PathBuf>,
     /// HTTP/2 with prior knowledge.
     #[arg(long)]
     h2: bool,
@@ -59,8 +71,10 @@ pub(crate) struct Target {
     pub(crate) authority: String,
     /// Host without brackets.
     pub(crate) host: String,
-    /// Port; 80 by default.
+    /// Port; by default the scheme's.
     pub(crate) port: u16,
+    /// Whether TLS is spoken.
+    pub(crate) tls: bool,
     /// Path and query.
     pub(crate) path: String,
 }
@@ -71,13 +85,16 @@ impl Target {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = full.parse().with_context(|| format!("URL {url:?}"))?;
         let authority = uri.authority().with_context(|| format!("URL {url:?} has no host"))?;
-        if uri.scheme_str() != Some("http") {
-            bail!("URL {url:?}: only http is spoken here");
-        }
+        let (tls, port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => bail!("URL {url:?}: only http and https are spoken here"),
+        };
         Ok(Self {
             authority: authority.to_string(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(port),
+            tls,
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
         })
     }
@@ -138,17 +155,40 @@ fn request(args: &Args, target: &Target) -> Result<Request<Outgoing>> {
     if !args.chunked {
         builder = builder.header(header::CONTENT_LENGTH, count);
     }
-    let body = StreamBody::new(stream::unfold(0u64, move |sent| async move {
+    let body = StreamBody::new(futures_util::stream::unfold(0u64, move |sent| async move {
         let n = (count - sent).min(64 << 10);
         (n != 0).then(|| (Ok(Frame::data(pattern(sent, n as usize))), sent + n))
     }));
     Ok(builder.body(body.boxed_unsync())?)
 }
 
+/// A connection, plain or TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn stream(args: &Args, target: &Target) -> Result<Box<dyn Stream>> {
+    let tcp = connect(target).await?;
+    if !target.tls {
+        return Ok(Box::new(tcp));
+    }
+    let ca = args.ca.as_ref().context("https needs --ca")?;
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(ca).with_context(|| format!("{}", ca.display()))? {
+        roots.add(root?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(target.host.clone())?;
+    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.context("TLS")?))
+}
+
 async fn fetch(args: &Args) -> Result<Value> {
     let target = Target::parse(&args.url)?;
     let request = request(args, &target)?;
-    let io = TokioIo::new(connect(&target).await?);
+    let io = TokioIo::new(stream(args, &target).await?);
     let response = if args.h2 {
         let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), io).await.context("handshake")?;
         tokio::spawn(connection);
