@@ -2,6 +2,7 @@
 
 mod traffic;
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -37,7 +38,8 @@ pub async fn run(env: &Env) -> Result<()> {
     let traffic = step("watching the traffic", Box::pin(watch(&cx))).await?;
     say(format_args!("done in {:.0} s\n", start.elapsed().as_secs_f64()));
 
-    let heading = |text: &str| println!("\n\x1b[1m{text}\x1b[0m");
+    let (bold, plain) = if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    let heading = |text: &str| println!("\n{bold}{text}{plain}");
     heading("The mesh");
     print!("{}", cx.kubectl(&["get", "mesh", "default"]).await?);
     heading("Who talks to whom, as the called side proved it (mutual TLS)");
