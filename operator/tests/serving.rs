@@ -140,6 +140,11 @@ impl Proxy {
         self.send(Kind::Subscribe(Subscribe { add: vec![key], remove: Vec::new() })).await;
     }
 
+    async fn remove(&self, keys: &[(ResourceType, &str)]) {
+        let remove = keys.iter().map(|(kind, key)| ResourceKey { r#type: (*kind).into(), key: (*key).into() });
+        self.send(Kind::Subscribe(Subscribe { add: Vec::new(), remove: remove.collect() })).await;
+    }
+
     /// Resources until `count` have come.
     async fn resources(&mut self, count: usize) -> Vec<Resource> {
         let mut all: Vec<Resource> = Vec::new();
@@ -236,6 +241,28 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
     assert_eq!((news[0].key.as_str(), news[0].version), ("shop/web", 0));
     again.add(ResourceType::Address, "10.244.0.1").await;
     assert_eq!(again.resources(1).await[0].key, "10.244.0.1");
+}
+
+#[tokio::test]
+async fn a_service_that_an_address_leads_to_is_never_lost() {
+    let plane = start().await;
+    let mut proxy = open(&plane, Some(ID), hello()).await.unwrap();
+    proxy.resources(2).await;
+    proxy.add(ResourceType::Address, "10.96.0.1").await;
+    let first = proxy.resources(2).await;
+
+    // The proxy dropped the Service while the address was on its way.
+    proxy.remove(&[(ResourceType::Service, "shop/web")]).await;
+    let again = proxy.resources(1).await;
+    assert_eq!((again[0].key.as_str(), again[0].version), ("shop/web", first[1].version));
+    plane.endpoints(&["10.244.0.2"]);
+    assert_eq!(proxy.resources(1).await[0].key, "shop/web", "it is still subscribed");
+
+    // Both are dropped, in whichever order they are named.
+    proxy.remove(&[(ResourceType::Service, "shop/web"), (ResourceType::Address, "10.96.0.1")]).await;
+    plane.until(|plane| plane.hub.entries() == 2).await;
+    proxy.add(ResourceType::Address, "10.96.0.1").await;
+    assert_eq!(proxy.resources(2).await[1].key, "shop/web");
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use bowline_proxy::{
     control::apply::{self, ApplyError},
-    identity::spiffe::SpiffeId,
     proto::{
         Address, Endpoint, EndpointGroup, InboundPolicy, MtlsMode, PortProtocol, Protocol, ResourceType, Service,
         ServicePort, ServiceRef, TrustBundle, Workload, address::Target,
@@ -110,10 +109,9 @@ impl Seen<'_> {
         if pod.mesh.as_deref() != Some(self.mesh) {
             return String::new();
         }
-        // Kubernetes' names and a checked trust domain make a SPIFFE ID.
-        SpiffeId::new(&self.view.trust_domain, &name.namespace, &pod.service_account)
-            .map(|id| id.as_str().to_owned())
-            .unwrap_or_default()
+        // Kubernetes' names and a checked trust domain make a SPIFFE ID. Should they ever not, the check of the whole resource fails:
+        // a meshed pod is never spoken to in plain instead.
+        format!("spiffe://{}/ns/{}/sa/{}", self.view.trust_domain, name.namespace, pod.service_account)
     }
 
     /// The identity to expect of an endpoint, possibly empty. `None`: its pod is not known yet, or has not got this address, because

@@ -1,7 +1,8 @@
 //! The control stream of one proxy: subscriptions in, changed resources and heartbeats out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -9,8 +10,8 @@ use std::{
 use bowline_proxy::{
     identity::spiffe::SpiffeId,
     proto::{
-        Ack, ControlMessage, Digest, Heartbeat, Hello, ProxyMessage, Resource, ResourceType, Update, control_message,
-        control_server::Control, proxy_message::Kind,
+        Ack, ControlMessage, Digest, Heartbeat, Hello, ProxyMessage, Resource, ResourceKey, ResourceType, Update,
+        control_message, control_server::Control, proxy_message::Kind,
     },
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -144,6 +145,8 @@ struct Stream {
     subscription: Subscription,
     /// Version of everything that is subscribed and was sent.
     sent: HashMap<Key, u64>,
+    /// Services that addresses among these lead to.
+    leads: HashMap<IpAddr, Name>,
 }
 
 impl Stream {
@@ -158,6 +161,7 @@ impl Stream {
             pod,
             key,
             sent: HashMap::new(),
+            leads: HashMap::new(),
         };
         let always = [Key::Bundle, Key::Subject(Subject::Inbound(stream.pod.clone()))];
         for key in always {
@@ -237,14 +241,7 @@ impl Stream {
     fn hear(&mut self, message: ProxyMessage) -> Result<(), Ended> {
         match message.kind {
             Some(Kind::Subscribe(subscribe)) => {
-                for gone in subscribe.remove {
-                    let key = Key::parse(gone.r#type, &gone.key, &self.pod);
-                    // The other two are always subscribed.
-                    if let Some(key @ Key::Subject(Subject::Address(_) | Subject::Service(_))) = key {
-                        self.subscription.remove(&key);
-                        self.sent.remove(&key);
-                    }
-                }
+                self.unsubscribe(&subscribe.remove)?;
                 for key in subscribe.add.iter().filter_map(|k| Key::parse(k.r#type, &k.key, &self.pod)) {
                     self.subscription.add(key).map_err(|TooMany| Ended::TooMany)?;
                 }
@@ -259,6 +256,40 @@ impl Stream {
             None => {}
         }
         Ok(())
+    }
+
+    /// Drops what the proxy no longer wants. A Service that one of its addresses still leads to is sent again instead: the proxy dropped
+    /// it before it learned of that address.
+    fn unsubscribe(&mut self, keys: &[ResourceKey]) -> Result<(), Ended> {
+        let mut services = Vec::new();
+        for key in keys {
+            let Some(key) = Key::parse(key.r#type, &key.key, &self.pod) else { continue };
+            match key {
+                Key::Subject(Subject::Address(ip)) => {
+                    self.leads.remove(&ip);
+                    self.drop_key(&key);
+                }
+                Key::Subject(Subject::Service(ref name)) => services.push((name.clone(), key)),
+                // These two are always subscribed.
+                Key::Bundle | Key::Subject(Subject::Inbound(_)) => {}
+            }
+        }
+        let needed: HashSet<Name> =
+            if services.is_empty() { HashSet::new() } else { self.leads.values().cloned().collect() };
+        for (name, key) in services {
+            if needed.contains(&name) {
+                self.sent.remove(&key);
+                self.subscription.add(key).map_err(|TooMany| Ended::TooMany)?;
+            } else {
+                self.drop_key(&key);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_key(&mut self, key: &Key) {
+        self.subscription.remove(key);
+        self.sent.remove(key);
     }
 
     fn acknowledged(&self, ack: &Ack) {
@@ -287,6 +318,12 @@ impl Stream {
             }
             for changed in taken {
                 let version = changed.compiled.version;
+                if let Key::Subject(Subject::Address(ip)) = changed.key {
+                    match changed.compiled.implies {
+                        Some(service) => self.leads.insert(ip, service),
+                        None => self.leads.remove(&ip),
+                    };
+                }
                 if self.sent.insert(changed.key.clone(), version) == Some(version) {
                     continue;
                 }

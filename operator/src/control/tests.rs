@@ -316,6 +316,15 @@ proptest! {
     }
 }
 
+#[test]
+fn a_meshed_pod_without_a_valid_identity_is_refused_not_plain() {
+    let mut index = shop();
+    index.set_mesh("default", Some(MeshView { trust_domain: "Not/A/Domain".into(), strict: true }));
+    for name in [Subject::Service(Name::new("shop", "web")), Subject::Address("10.244.0.1".parse().unwrap())] {
+        assert!(compile(&index, "default", &name).is_err(), "{name:?}");
+    }
+}
+
 fn hub() -> Hub {
     let hub = Hub::new(Measures::default());
     let mut index = shop();
