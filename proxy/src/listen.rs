@@ -5,9 +5,10 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
+/// After this time of silence a peer is asked whether it is still there.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// Which of the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,10 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both (Linux): no call for each of them, and peers that vanished are noticed.
+    socket.set_tcp_nodelay(true)?;
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER).with_interval(DEAD_AFTER / 3).with_retries(3))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -66,7 +73,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener
             Err(e) => {
                 tracing::warn!(error = %e, "a connection could not be accepted");
                 // Out of descriptors or memory: a moment later there may be some.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }
@@ -82,7 +89,6 @@ impl Drop for Place {
 }
 
 fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, open: &'static AtomicUsize) {
-    let _ = stream.set_nodelay(true);
     let place = Place(open);
     if open.fetch_add(1, Relaxed) >= worker.config.max_connections {
         let direction = if door == Door::Outbound { Direction::Outbound } else { Direction::Inbound };
