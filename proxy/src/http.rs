@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod exchange;
+pub(crate) mod expect;
 pub(crate) mod headers;
 pub(crate) mod payload;
 pub(crate) mod pump;

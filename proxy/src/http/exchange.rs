@@ -5,6 +5,7 @@
 //! have seen it or may see it twice (RFC 9110, section 9.2.2).
 
 use std::{
+    future::poll_fn,
     rc::Rc,
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
@@ -14,6 +15,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE,
 
 use super::{
     answer::Failure,
+    expect::{self, Gate},
     headers::{self, HTTP10},
     payload::{Guard, Lease, Payload},
     pump,
@@ -136,14 +138,27 @@ async fn send2(
         Failure::new(Reason::ConnectionLost, format!("{address} gave no answer: {e}"))
     };
     let end = body.is_empty();
-    let (answer, into) = stream.send(Request::from_parts(head, ()), end).map_err(lost)?;
+    let gate = if end { None } else { head.extensions.remove::<Gate>() };
+    let (mut answer, into) = stream.send(Request::from_parts(head, ()), end).map_err(lost)?;
     if !end {
         tokio::task::spawn_local(pump::pump(body, into));
+    }
+    if let Some(gate) = gate {
+        asked(&mut answer, &gate).await;
     }
     let (mut head, body) = answer.await.map_err(lost)?.into_parts();
     head.version = Version::HTTP_11;
     let guard = Guard::new(Rc::clone(candidate), started, Lease::Stream { _stream: stream });
     Ok(Response::from_parts(head, Payload::h2(body).guarded(guard)))
+}
+
+/// Opens the gate when the far end asks for the body; returns when the final answer is there.
+async fn asked(answer: &mut h2::client::ResponseFuture, gate: &Gate) {
+    while let Some(Ok(interim)) = poll_fn(|cx| answer.poll_informational(cx)).await {
+        if interim.status() == StatusCode::CONTINUE {
+            return gate.open();
+        }
+    }
 }
 
 /// A request that was not answered, and the request if it was not sent either.
@@ -160,6 +175,7 @@ pub(super) async fn send1(
 ) -> Result<Response<Payload>, Unsent> {
     let pool = candidate.endpoint.h1();
     let mut request = Request::from_parts(head, body);
+    expect::open_on_continue(&mut request);
     let mut fresh = false;
     loop {
         let mut connection = match pool.take(fresh).await {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::expect::Gate;
 use crate::pool::{Candidate, Connection1, Pool1, Stream2};
 
 /// A body and what is to be done when it ends.
@@ -22,6 +23,11 @@ pub(crate) struct Payload {
 
 enum Kind {
     Empty,
+    /// Not to be asked for before the gate opens.
+    Held {
+        opened: Pin<Box<dyn Future<Output = ()>>>,
+        body: Incoming,
+    },
     Once(Bytes),
     Hyper(Incoming),
     H2(h2::RecvStream),
@@ -82,6 +88,11 @@ impl Payload {
         Self { kind, guard: None }
     }
 
+    /// A body that is asked for only when the gate opens.
+    pub(crate) fn held(body: Incoming, gate: Gate) -> Self {
+        Self { kind: Kind::Held { opened: Box::pin(gate.opened()), body }, guard: None }
+    }
+
     pub(crate) fn h2(body: h2::RecvStream) -> Self {
         let kind = if body.is_end_stream() { Kind::Empty } else { Kind::H2(body) };
         Self { kind, guard: None }
@@ -104,7 +115,7 @@ impl Payload {
             *ended |= match &self.kind {
                 Kind::Empty => true,
                 Kind::Hyper(body) => body.is_end_stream(),
-                Kind::Once(_) | Kind::H2(_) => false,
+                Kind::Once(_) | Kind::H2(_) | Kind::Held { .. } => false,
             };
         }
     }
@@ -116,8 +127,15 @@ impl Body for Payload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Kind::Held { opened, .. } = &mut this.kind {
+            ready!(opened.as_mut().poll(cx));
+            if let Kind::Held { body, .. } = std::mem::replace(&mut this.kind, Kind::Empty) {
+                this.kind = Kind::Hyper(body);
+            }
+        }
         let frame = match &mut this.kind {
-            Kind::Empty => None,
+            // Opened above.
+            Kind::Empty | Kind::Held { .. } => None,
             Kind::Once(bytes) => {
                 let bytes = std::mem::take(bytes);
                 this.kind = Kind::Empty;
@@ -146,7 +164,7 @@ impl Body for Payload {
         match &self.kind {
             Kind::Empty => true,
             Kind::Once(_) => false,
-            Kind::Hyper(body) => body.is_end_stream(),
+            Kind::Hyper(body) | Kind::Held { body, .. } => body.is_end_stream(),
             Kind::H2(body) => body.is_end_stream(),
         }
     }
@@ -155,7 +173,7 @@ impl Body for Payload {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Hyper(body) => body.size_hint(),
+            Kind::Hyper(body) | Kind::Held { body, .. } => body.size_hint(),
             Kind::H2(_) => SizeHint::default(),
         }
     }

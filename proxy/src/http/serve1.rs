@@ -3,6 +3,7 @@
 use std::{convert::Infallible, pin::pin, rc::Rc, time::Instant};
 
 use http::{Method, Request, Response, Version};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,6 +12,7 @@ use super::{
     MAX_HEAD, MAX_HEADERS,
     answer::{Failure, is_grpc, refusal, status},
     exchange::{Context, exchange},
+    expect::{Gate, is_expected},
     headers,
     payload::Payload,
     upgrade,
@@ -63,7 +65,15 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
     }
     headers::strip(&mut head.headers);
     let grpc = is_grpc(&head.headers);
-    let answered = exchange(&context, head, Payload::hyper(body), started).await;
+    let body = if body.is_end_stream() || !is_expected(&head.headers) {
+        Payload::hyper(body)
+    } else {
+        let gate = Gate::default();
+        gate.open_in_time();
+        head.extensions.insert(gate.clone());
+        Payload::held(body, gate)
+    };
+    let answered = exchange(&context, head, body, started).await;
     Ok(answered.unwrap_or_else(|failure| refused(&context, &failure, grpc)))
 }
 

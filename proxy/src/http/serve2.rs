@@ -7,13 +7,14 @@ use h2::{
     RecvStream,
     server::{Builder, Connection, SendResponse},
 };
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS,
     answer::{is_grpc, refusal},
     exchange::{Context, exchange},
+    expect::{Gate, is_expected},
     headers::HTTP10,
     payload::Payload,
     pump,
@@ -95,11 +96,38 @@ async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond:
         head.version = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
     }
     let grpc = context.app == App::Http2 && is_grpc(&head.headers);
-    let Some(answered) = unless_reset(exchange(&context, head, Payload::h2(body), started), &mut respond).await else {
-        return;
+    let body = Payload::h2(body);
+    let answered = if body.is_empty() || !is_expected(&head.headers) {
+        unless_reset(exchange(&context, head, body, started), &mut respond).await
+    } else {
+        Box::pin(expecting(&context, head, body, started, &mut respond)).await
     };
+    let Some(answered) = answered else { return };
     let response = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
     send(response, respond).await;
+}
+
+/// An exchange whose body is sent only when the application asks for it, which is told on.
+async fn expecting(
+    context: &Context,
+    mut head: Parts,
+    body: Payload,
+    started: Instant,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<Result<Response<Payload>, Failure>> {
+    let gate = Gate::default();
+    head.extensions.insert(gate.clone());
+    let mut exchange = pin!(exchange(context, head, body, started));
+    tokio::select! {
+        biased;
+        answered = unless_reset(exchange.as_mut(), respond) => return answered,
+        () = gate.opened() => {}
+    }
+    let mut interim = Response::new(());
+    *interim.status_mut() = StatusCode::CONTINUE;
+    // If it cannot be told, the client sends its body a little later by itself.
+    let _ = respond.send_informational(interim);
+    unless_reset(exchange, respond).await
 }
 
 /// The outcome of `work`, or nothing when the peer no longer wants it.

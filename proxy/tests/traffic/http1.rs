@@ -89,6 +89,34 @@ async fn a_client_that_expects_continue_gets_it() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("4 0"), "{answer}");
 }
 
+/// Refuses before the body, and says whether any of it came all the same.
+async fn refuse_body(mut stream: tokio::net::TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(b) => head.push(b),
+            Err(_) => return,
+        }
+    }
+    assert!(String::from_utf8_lossy(&head).to_lowercase().contains("expect: 100-continue"));
+    let answer = "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+#[tokio::test]
+async fn an_application_may_refuse_a_body_before_it_is_sent() {
+    let address = application::raw(2, refuse_body).await;
+    let mesh = Mesh::new(address, Protocol::Detect);
+    mesh.policy(false);
+    let plain = tokio::net::TcpStream::connect(mesh.server.handle.plain).await.unwrap();
+    for stream in [mesh.connect().await, plain] {
+        let head =
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+        let answer = soon("answer", say(stream, head)).await;
+        assert!(answer.starts_with("HTTP/1.1 417") && answer.ends_with("no"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_web_socket_echoes() {
     let app = application::http1(2).await;
