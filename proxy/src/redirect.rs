@@ -2,9 +2,12 @@
 //! plain data here ([`rules`]); [`message`] turns them into one atomic transaction, [`netlink`] hands it to the kernel.
 //!
 //! ```text
-//! output:      skuid PROXY → return · oif lo → return · skipped ports → return · tcp → redirect OUTBOUND
-//! prerouting:  iif lo → return · the proxy's open ports, skipped ports → return · tcp → redirect INBOUND
+//! output:      skuid PROXY → return · oif lo → return · skipped ports → return · tcp SYN → redirect OUTBOUND
+//! prerouting:  iif lo → return · the proxy's open ports, skipped ports → return · tcp SYN → redirect INBOUND
 //! ```
+//!
+//! Only a connection's first packet is redirected, never one in its midst: the kernel begins to track connections with these rules,
+//! so the control stream, which is older, looks new to it when next the control plane speaks, and would be reset.
 
 use std::io;
 
@@ -83,8 +86,8 @@ pub(crate) enum Match {
     FromLoopback,
     /// TCP to the port.
     Port(u16),
-    /// Any TCP.
-    Tcp,
+    /// The packet that opens a TCP connection: SYN, without ACK, RST or FIN.
+    Opens,
 }
 
 /// What a rule does.
@@ -116,11 +119,11 @@ pub(crate) fn rules(skip: &Skip) -> [Chain; 2] {
     let returns = |ports: &[u16]| ports.iter().map(|p| (Match::Port(*p), Then::Return)).collect::<Vec<_>>();
     let mut output = vec![(Match::User(PROXY_UID as u32), Then::Return), (Match::ToLoopback, Then::Return)];
     output.extend(returns(&skip.outbound));
-    output.push((Match::Tcp, Then::Redirect(ports::OUTBOUND)));
+    output.push((Match::Opens, Then::Redirect(ports::OUTBOUND)));
     let mut prerouting = vec![(Match::FromLoopback, Then::Return)];
     prerouting.extend(returns(&ports::OPEN));
     prerouting.extend(returns(&skip.inbound));
-    prerouting.push((Match::Tcp, Then::Redirect(ports::INBOUND)));
+    prerouting.push((Match::Opens, Then::Redirect(ports::INBOUND)));
     [
         Chain { name: "output", hook: Hook::Output, rules: output },
         Chain { name: "prerouting", hook: Hook::Prerouting, rules: prerouting },
@@ -163,12 +166,12 @@ mod tests {
         let [output, prerouting] = rules(&Skip { inbound: vec![22], outbound: vec![25, 3306] });
         assert_eq!(output.rules[0], (Match::User(15_001), Then::Return));
         assert_eq!(output.rules[3], (Match::Port(3306), Then::Return));
-        assert_eq!(output.rules.last(), Some(&(Match::Tcp, Then::Redirect(15_001))));
+        assert_eq!(output.rules.last(), Some(&(Match::Opens, Then::Redirect(15_001))));
         assert_eq!(prerouting.rules[0], (Match::FromLoopback, Then::Return));
         for open in [15_008, 15_020, 15_021, 22] {
             assert!(prerouting.rules.contains(&(Match::Port(open), Then::Return)), "{open}");
         }
-        assert_eq!(prerouting.rules.last(), Some(&(Match::Tcp, Then::Redirect(15_006))));
+        assert_eq!(prerouting.rules.last(), Some(&(Match::Opens, Then::Redirect(15_006))));
     }
 
     #[test]

@@ -146,6 +146,8 @@ fn the_kernel_holds_exactly_the_rules_however_often_they_are_installed() {
     let is = |left: serde_json::Value, right: serde_json::Value| serde_json::json!({"match": {"op": "==", "left": left, "right": right}});
     let meta = |key: &str| serde_json::json!({"meta": {"key": key}});
     let dport = serde_json::json!({"payload": {"protocol": "tcp", "field": "dport"}});
+    let flags = serde_json::json!({"payload": {"protocol": "tcp", "field": "flags"}});
+    let opens = is(serde_json::json!({"&": [flags, ["fin", "syn", "rst", "ack"]]}), "syn".into());
     let back = || serde_json::json!({"return": null});
     let to = |port: u16| serde_json::json!({"redirect": {"port": port}});
     let rule = |chain: &str, expr: [serde_json::Value; 2]| serde_json::json!({"rule": {"family": "inet", "table": "bowline", "chain": chain, "expr": expr}});
@@ -153,13 +155,13 @@ fn the_kernel_holds_exactly_the_rules_however_often_they_are_installed() {
         rule("output", [is(meta("skuid"), 15001.into()), back()]),
         rule("output", [is(meta("oif"), "lo".into()), back()]),
         rule("output", [is(dport.clone(), 25.into()), back()]),
-        rule("output", [is(meta("l4proto"), "tcp".into()), to(15001)]),
+        rule("output", [opens.clone(), to(15001)]),
         rule("prerouting", [is(meta("iif"), "lo".into()), back()]),
         rule("prerouting", [is(dport.clone(), 15008.into()), back()]),
         rule("prerouting", [is(dport.clone(), 15020.into()), back()]),
         rule("prerouting", [is(dport.clone(), 15021.into()), back()]),
         rule("prerouting", [is(dport, 22.into()), back()]),
-        rule("prerouting", [is(meta("l4proto"), "tcp".into()), to(15006)]),
+        rule("prerouting", [opens, to(15006)]),
     ];
     let rules: Vec<_> = twice.iter().filter(|r| r.get("rule").is_some()).cloned().collect();
     assert_eq!(rules, expected);
@@ -234,6 +236,25 @@ fn what_comes_from_outside_reaches_the_proxy_save_its_own_ports() {
         let (_, original) = accept(&direct, net.in_world(|| connect(&format!("{POD4}:{port}"))).unwrap());
         assert_eq!(original.port(), port);
     }
+}
+
+#[test]
+fn connections_from_before_the_rules_live_on() {
+    if !can_run("connections_from_before_the_rules_live_on") {
+        return;
+    }
+    let net = Net::new();
+    let outside = net.in_world(|| listen(&format!("{WORLD4}:80")));
+    let mut ours = net.in_pod(|| connect(&format!("{WORLD4}:80"))).unwrap();
+    let (mut theirs, _) = outside.accept().unwrap();
+    net.in_pod(|| install(&skip())).unwrap();
+    // The first packet that the kernel tracks comes from outside, as the control plane's heartbeat does.
+    theirs.write_all(b"x").unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    ours.read_exact(&mut [0]).expect("the connection was not reset");
+    ours.write_all(b"y").unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    theirs.read_exact(&mut [0]).expect("the connection works in both directions");
 }
 
 #[test]

@@ -43,6 +43,11 @@ const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
 const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_REDIR_REG_PROTO_MIN: u16 = 1;
@@ -68,6 +73,12 @@ const PRIORITY: i32 = -100;
 const IPPROTO_TCP: u8 = 6;
 /// Offset of the destination port in a TCP header, in bytes.
 const TCP_DPORT: u32 = 2;
+/// Offset of the flags in a TCP header, in bytes (RFC 9293, section 3.1).
+const TCP_FLAGS: u32 = 13;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 /// Index of the loopback interface in every network namespace (LOOPBACK_IFINDEX).
 const LOOPBACK: u32 = 1;
 
@@ -139,16 +150,20 @@ fn expressions(m: &mut Attributes, (condition, then): (Match, Then)) {
         Match::User(id) => meta_is(m, NFT_META_SKUID, &id.to_ne_bytes()),
         Match::ToLoopback => meta_is(m, NFT_META_OIF, &LOOPBACK.to_ne_bytes()),
         Match::FromLoopback => meta_is(m, NFT_META_IIF, &LOOPBACK.to_ne_bytes()),
-        Match::Tcp => meta_is(m, NFT_META_L4PROTO, &[IPPROTO_TCP]),
         Match::Port(port) => {
-            meta_is(m, NFT_META_L4PROTO, &[IPPROTO_TCP]);
-            expression(m, "payload", |m| {
-                m.number(NFTA_PAYLOAD_DREG, NFT_REG_1);
-                m.number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_TRANSPORT_HEADER);
-                m.number(NFTA_PAYLOAD_OFFSET, TCP_DPORT);
-                m.number(NFTA_PAYLOAD_LEN, 2);
-            });
+            load_tcp(m, TCP_DPORT, 2);
             is(m, &port.to_be_bytes());
+        }
+        Match::Opens => {
+            load_tcp(m, TCP_FLAGS, 1);
+            expression(m, "bitwise", |m| {
+                m.number(NFTA_BITWISE_SREG, NFT_REG_1);
+                m.number(NFTA_BITWISE_DREG, NFT_REG_1);
+                m.number(NFTA_BITWISE_LEN, 1);
+                m.nested(NFTA_BITWISE_MASK, |m| m.bytes(NFTA_DATA_VALUE, &[FIN | SYN | RST | ACK]));
+                m.nested(NFTA_BITWISE_XOR, |m| m.bytes(NFTA_DATA_VALUE, &[0]));
+            });
+            is(m, &[SYN]);
         }
     }
     match then {
@@ -170,6 +185,17 @@ fn expressions(m: &mut Attributes, (condition, then): (Match, Then)) {
             });
         }
     }
+}
+
+/// Loads a field of the TCP header; of packets that are not TCP the rule speaks no more.
+fn load_tcp(m: &mut Attributes, offset: u32, length: u32) {
+    meta_is(m, NFT_META_L4PROTO, &[IPPROTO_TCP]);
+    expression(m, "payload", |m| {
+        m.number(NFTA_PAYLOAD_DREG, NFT_REG_1);
+        m.number(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_TRANSPORT_HEADER);
+        m.number(NFTA_PAYLOAD_OFFSET, offset);
+        m.number(NFTA_PAYLOAD_LEN, length);
+    });
 }
 
 /// Loads packet metadata and compares it.
