@@ -66,14 +66,18 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
     let app = match spoken {
         Spoken::Http1 => App::Http1,
         Spoken::Http2 => App::Http2,
-        Spoken::Opaque => return tunnel(worker, carried, first, None).await,
+        // Larger than what HTTP needs: kept out of its connections' futures.
+        Spoken::Opaque => return Box::pin(tunnel(worker, carried, first, None)).await,
     };
     let drain = worker.drain.watch();
     let context = context(worker, carried.route, carried.direction, app, carried.service);
     let io = Prefixed::new(first.freeze(), carried.stream);
     match spoken {
         Spoken::Http1 => serve1::serve(context, io, drain).await,
-        _ => serve2::serve(context, crate::cork::Cork::new(io), drain, std::future::pending()).await,
+        _ => {
+            let io = crate::cork::Cork::new(io);
+            Box::pin(serve2::serve(context, io, drain, std::future::pending())).await;
+        }
     }
 }
 

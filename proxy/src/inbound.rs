@@ -39,7 +39,7 @@ struct Authenticated {
 /// Carries a connection of another proxy.
 pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
     let Ok(local) = stream.local_addr() else { return };
-    let authenticated = match authenticate(&worker, stream).await {
+    let authenticated = match Box::pin(authenticate(&worker, stream)).await {
         Ok(authenticated) => authenticated,
         Err(failure) => return worker.refused(DIRECTION, &failure),
     };
@@ -100,7 +100,7 @@ pub(crate) async fn plain(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
         let from = stream.peer_addr().map_or_else(|_| "a client".to_owned(), |a| a.to_string());
         let detail = format!("{from} came to port {port} in plain, and this workload is Strict");
         let failure = Failure::new(Reason::MtlsRequired, detail);
-        return carry::refuse(&worker, DIRECTION, stream, BytesMut::new(), failure).await;
+        return Box::pin(carry::refuse(&worker, DIRECTION, stream, BytesMut::new(), failure)).await;
     }
     if ports::ALL.contains(&port) {
         worker.refused(DIRECTION, &Failure::new(Reason::BadRequest, format!("port {port} is the proxy's own")));

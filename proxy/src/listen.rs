@@ -132,3 +132,27 @@ fn destination(configured: Destination, stream: &TcpStream) -> Option<SocketAddr
     let own = (local.ip().to_canonical(), local.port());
     ((to.ip().to_canonical(), to.port()) != own).then_some(to)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{control::state::State, dataplane::Config, drain::Drain, identity::store::Store, metrics::Metrics};
+
+    #[tokio::test]
+    async fn what_is_kept_for_each_connection_is_small() {
+        let config = Arc::new(Config::for_pod("a/b".into(), 1));
+        let worker = Worker::new(config, Store::new(), State::fixed(), Metrics::new(), Drain::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let stream = || TcpStream::connect(to);
+        for (what, size, most) in [
+            ("outbound", size_of_val(&outbound::serve(Rc::clone(&worker), stream().await.unwrap(), to)), 2560),
+            ("plain inbound", size_of_val(&inbound::plain(Rc::clone(&worker), stream().await.unwrap(), to)), 2560),
+            ("mesh inbound", size_of_val(&inbound::mesh(Rc::clone(&worker), stream().await.unwrap())), 10_240),
+        ] {
+            assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");
+        }
+    }
+}

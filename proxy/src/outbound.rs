@@ -27,16 +27,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
     let direction = Direction::Outbound;
     let target = match worker.state.peek(to.ip()) {
         Some(target) => target,
-        None => match worker.state.resolve(to.ip()).await {
+        None => match Box::pin(worker.state.resolve(to.ip())).await {
             Ok(target) => target,
             Err(e) => {
                 let failure = Failure::new(Reason::ControlPlaneUnavailable, e.to_string());
-                return carry::refuse(&worker, direction, stream, BytesMut::new(), failure).await;
+                return Box::pin(carry::refuse(&worker, direction, stream, BytesMut::new(), failure)).await;
             }
         },
     };
     let (route, declared, service): (_, _, Rc<str>) = match target {
-        Target::Outside => return carry::pass(worker, stream, to).await,
+        Target::Outside => return Box::pin(carry::pass(worker, stream, to)).await,
         Target::Workload(workload) => {
             let service = format!("{}/{}", workload.namespace, workload.pod);
             let route = direct(&worker, &workload, to, &service);
@@ -47,7 +47,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
             let balancer = worker.balancer(key, to.port(), source);
             match balancer.protocol(&worker) {
                 Ok(declared) => (Route::Balanced(balancer), declared, service.into()),
-                Err(failure) => return carry::refuse(&worker, direction, stream, BytesMut::new(), failure).await,
+                Err(failure) => {
+                    return Box::pin(carry::refuse(&worker, direction, stream, BytesMut::new(), failure)).await;
+                }
             }
         }
     };
