@@ -45,10 +45,11 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let load: meshed::Load = serde_json::from_value(client.call(&load).await?)?;
     load.flawless(0)?;
     let labels = [("direction", "inbound")];
-    let mut reached = 0;
+    let (mut reached, mut broken) = (0, 0.0);
     for pod in &all {
         let metrics = meshed::scrape_one(cx, pods::ip(pod)?).await?;
         reached += u32::from(metrics.sum("bowline_http_requests_total", &labels) > 0.0);
+        broken += metrics.sum("bowline_control_failures_total", &[]);
     }
     ensure!(reached == PODS, "a thousand requests reached only {reached} of {PODS} pods");
     for pod in operator::pods(cx).await? {
@@ -59,5 +60,6 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("seconds", (seconds * 10.0).round() / 10.0)
         .with("pods", PODS)
         .with("nodes", nodes)
+        .with("control_streams_broken", broken)
         .with("container_restarts", restarts))
 }
