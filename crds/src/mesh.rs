@@ -9,6 +9,9 @@ use k8s_openapi::{
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod source;
+pub use source::{CertManagerSource, IssuerRef, Rotation, SecretSource, Source};
+
 /// What a mesh is to be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[kube(
@@ -127,6 +130,12 @@ pub struct Certificates {
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new(rules::DURATION_RULE).message(rules::DURATION))]
     pub leaf_lifetime: String,
+    /// When root and issuing CA are replaced.
+    #[serde(default)]
+    pub rotation: Rotation,
+    /// Where root and issuing CA come from. Default: the operator makes them. A change is a rotation.
+    #[serde(default)]
+    pub source: Source,
 }
 
 impl Default for Certificates {
@@ -135,6 +144,8 @@ impl Default for Certificates {
             root_lifetime: defaults::root_lifetime(),
             issuer_lifetime: defaults::issuer_lifetime(),
             leaf_lifetime: defaults::leaf_lifetime(),
+            rotation: Rotation::default(),
+            source: Source::default(),
         }
     }
 }
@@ -272,6 +283,11 @@ mod schemas {
         })
     }
 
+    /// A count that may be absent.
+    pub(super) fn optional_count(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "format": "int64", "minimum": 0, "nullable": true })
+    }
+
     /// A count: Kubernetes knows no unsigned formats.
     pub(super) fn count(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "integer", "format": "int64", "minimum": 0 })
@@ -322,6 +338,9 @@ pub struct CertificatesStatus {
     /// When the root that signs expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_not_after: Option<Time>,
+    /// The rotation that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
     /// Every root, oldest first.
     #[serde(default)]
     pub roots: Vec<AuthorityStatus>,
@@ -338,10 +357,73 @@ pub struct AuthorityStatus {
     pub fingerprint: String,
     /// Where it stands in its life.
     pub phase: AuthorityPhase,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Proxies whose leaf depends on it; counted while a rotation is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schemas::optional_count")]
+    pub dependents: Option<u32>,
     /// Not valid before.
     pub not_before: Time,
     /// Not valid after.
     pub not_after: Time,
+}
+
+/// A rotation that is under way.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationStatus {
+    /// What is replaced.
+    pub kind: RotationKind,
+    /// Why.
+    pub cause: RotationCause,
+    /// The step that it is in, as the phase of the authority that takes the next one.
+    pub phase: AuthorityPhase,
+    /// Begin of the rotation.
+    pub began: Time,
+    /// Begin of the step.
+    pub since: Time,
+    /// What the step waits for, and what comes after it.
+    pub message: String,
+    /// Proxies that are not there yet.
+    #[schemars(schema_with = "schemas::count")]
+    pub waiting_proxies: u32,
+    /// Replicas of the operator that are not there yet.
+    #[schemars(schema_with = "schemas::count")]
+    pub waiting_replicas: u32,
+    /// The first few of both: `NAMESPACE/POD`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
+    /// From when on those that were never heard of are waited for no more, because every certificate that they may hold has expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_until: Option<Time>,
+}
+
+/// What a rotation replaces.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RotationKind {
+    /// Root and issuing CA.
+    Root,
+    /// The issuing CA below the same root.
+    Issuer,
+}
+
+/// Why there is a rotation.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RotationCause {
+    /// Enough of its life is over.
+    Age,
+    /// It has expired.
+    Expired,
+    /// Somebody asked for it.
+    Requested,
+    /// The source of the CA changed, or what it offers.
+    Source,
+    /// The key of the root is compromised.
+    Compromised,
+    /// A rotation was aborted after its root had begun to sign.
+    RolledBack,
 }
 
 /// Where a root or issuing CA stands in its life.

@@ -27,6 +27,15 @@ pub const FORCE_DELETE_ANNOTATION: &str = "bowline.dev/force-delete";
 /// Annotation on a Mesh: `"true"` permits a new root after the CA's state was lost for good.
 pub const NEW_ROOT_ANNOTATION: &str = "bowline.dev/accept-new-root";
 
+/// Annotation on a Mesh: another text than before starts a rotation of the root. See `spec.certificates.rotation.root`.
+pub const ROTATE_ROOT_ANNOTATION: &str = "bowline.dev/rotate-root";
+/// Annotation on a Mesh: another text than before starts a rotation of the issuing CA. See `spec.certificates.rotation.issuer`.
+pub const ROTATE_ISSUER_ANNOTATION: &str = "bowline.dev/rotate-issuer";
+/// Annotation on a Mesh: another text than before ends the rotation under way and goes back. See `spec.certificates.rotation.abort`.
+pub const ABORT_ROTATION_ANNOTATION: &str = "bowline.dev/abort-rotation";
+/// Annotation on a Mesh: fingerprints of roots whose key is compromised, comma-separated. See `spec.certificates.rotation.distrust`.
+pub const DISTRUST_ANNOTATION: &str = "bowline.dev/distrust";
+
 /// Finalizer on a Mesh.
 pub const FINALIZER: &str = "bowline.dev/mesh";
 

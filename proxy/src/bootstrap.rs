@@ -117,7 +117,7 @@ pub const TOKEN_AUDIENCE: &str = "bowline.dev/identity";
 pub const TOKEN_SECONDS: i64 = 3600;
 
 /// What a sidecar must know of its mesh before it can talk to the control plane: `mesh.json` beside the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshInfo {
     /// Name of the Mesh.
@@ -132,6 +132,15 @@ pub struct MeshInfo {
     pub control_sni: String,
     /// SPIFFE ID that the control plane proves.
     pub control_identity: String,
+    /// `TrustBundle.issuers_sha256` of the wire protocol, lower-case hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers_sha256: Vec<String>,
+    /// `TrustBundle.renew_within_seconds` of the wire protocol.
+    #[serde(default)]
+    pub renew_within_seconds: u32,
+    /// `TrustBundle.revoked_sha256` of the wire protocol, lower-case hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked_sha256: Vec<String>,
 }
 
 /// Environment of the slots and the gate. Only what never rotates stands here.

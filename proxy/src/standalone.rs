@@ -220,6 +220,7 @@ fn current(file: &File) -> Result<Current, StandaloneError> {
         trust_domain: id.trust_domain().into(),
         sequence: 1,
         roots: roots.iter().map(|r| r.to_vec()).collect(),
+        ..Bundle::default()
     });
     let key = PrivateKeyDer::from_pem_file(&file.key).map_err(|e| bad(&file.key, &e))?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|e| bad(&file.key, &e))?;

@@ -104,6 +104,7 @@ impl MeshCa {
                 trust_domain: state.trust_domain.clone(),
                 sequence: state.bundle_sequence,
                 roots_der: roots,
+                ..TrustBundle::default()
             },
             issuer_not_after: active.expires(),
             issuer_der,

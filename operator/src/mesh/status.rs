@@ -253,6 +253,7 @@ fn certificates(ca: &CaState) -> CertificatesStatus {
     CertificatesStatus {
         bundle_sequence: ca.bundle_sequence,
         root_not_after: ca.active_root().map(|r| time(r.not_after)),
+        rotation: None,
         roots: ca.roots.iter().map(authority).collect(),
         issuers: ca.issuers.iter().map(authority).collect(),
     }
@@ -262,6 +263,8 @@ fn authority(a: &Authority) -> AuthorityStatus {
     AuthorityStatus {
         fingerprint: a.fingerprint().unwrap_or_default(),
         phase: a.phase,
+        since: None,
+        dependents: None,
         not_before: time(a.not_before),
         not_after: time(a.not_after),
     }

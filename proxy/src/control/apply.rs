@@ -14,8 +14,10 @@ pub use crate::proto::{MtlsMode, Protocol};
 
 /// Largest encoded resource, in bytes: a Service with about 20,000 endpoints.
 pub const MAX_RESOURCE_BYTES: usize = 4 << 20;
-/// Most roots in a trust bundle.
+/// Most roots in a trust bundle; as many issuing CAs and revoked roots.
 pub const MAX_ROOTS: usize = 16;
+/// Longest time over which renewals are spread, in seconds.
+pub const MAX_RENEW_WITHIN: u32 = 3600;
 
 /// Why a resource cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +60,7 @@ pub enum Checked {
 }
 
 /// Roots that a workload trusts; none means: trust nobody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bundle {
     /// Trust domain of every identity accepted.
     pub trust_domain: String,
@@ -66,6 +68,12 @@ pub struct Bundle {
     pub sequence: u64,
     /// X.509 certificates, DER.
     pub roots: Vec<Vec<u8>>,
+    /// SHA-256 of the issuing CAs whose leaves are wanted; none: no wish.
+    pub issuers: Vec<[u8; 32]>,
+    /// Within how many seconds a leaf of another issuing CA is to be renewed.
+    pub renew_within_seconds: u32,
+    /// SHA-256 of roots whose key is compromised.
+    pub revoked: Vec<[u8; 32]>,
 }
 
 /// What a pod demands of those who call it.
@@ -186,7 +194,29 @@ pub fn bundle(b: proto::TrustBundle) -> Result<Bundle, ApplyError> {
         let value = b.roots_der.len().to_string();
         return Err(ApplyError::Field { field: "roots_der", value, expected: "at most 16 certificates" });
     }
-    Ok(Bundle { trust_domain: b.trust_domain, sequence: b.sequence, roots: b.roots_der })
+    Ok(Bundle {
+        trust_domain: b.trust_domain,
+        sequence: b.sequence,
+        roots: b.roots_der,
+        issuers: digests("issuers_sha256", b.issuers_sha256)?,
+        renew_within_seconds: b.renew_within_seconds.min(MAX_RENEW_WITHIN),
+        revoked: digests("revoked_sha256", b.revoked_sha256)?,
+    })
+}
+
+fn digests(field: &'static str, all: Vec<Vec<u8>>) -> Result<Vec<[u8; 32]>, ApplyError> {
+    if all.len() > MAX_ROOTS {
+        return Err(ApplyError::Field { field, value: all.len().to_string(), expected: "at most 16 digests" });
+    }
+    let digest = |d: Vec<u8>| {
+        let bytes = d.len();
+        <[u8; 32]>::try_from(d).map_err(|_| ApplyError::Field {
+            field,
+            value: format!("{bytes} bytes"),
+            expected: "the 32 bytes of a SHA-256",
+        })
+    };
+    all.into_iter().map(digest).collect()
 }
 
 fn inbound_policy(p: &proto::InboundPolicy) -> Result<InboundPolicy, ApplyError> {

@@ -113,8 +113,23 @@ fn parse(mesh: &MeshInfo, pem: &[u8]) -> Result<Bundle, String> {
         trust_domain: mesh.trust_domain.clone(),
         sequence: mesh.bundle_sequence,
         roots_der: roots,
+        issuers_sha256: digests(&mesh.issuers_sha256)?,
+        renew_within_seconds: mesh.renew_within_seconds,
+        revoked_sha256: digests(&mesh.revoked_sha256)?,
     };
     bundle(message).map_err(|e: ApplyError| e.to_string())
+}
+
+/// Bytes of lower-case hex digits.
+fn digests(all: &[String]) -> Result<Vec<Vec<u8>>, String> {
+    let digest = |text: &String| {
+        let pairs = text.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2);
+            pair.and_then(|p| u8::from_str_radix(p, 16).ok())
+        });
+        pairs.collect::<Option<Vec<u8>>>().ok_or_else(|| "mesh.json holds a digest that is no hex".to_owned())
+    };
+    all.iter().map(digest).collect()
 }
 
 #[cfg(test)]

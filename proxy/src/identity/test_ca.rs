@@ -50,7 +50,7 @@ impl Ca {
     }
 
     pub(crate) fn bundle(&self, sequence: u64) -> Bundle {
-        Bundle { trust_domain: DOMAIN.into(), sequence, roots: vec![self.root.der().to_vec()] }
+        Bundle { trust_domain: DOMAIN.into(), sequence, roots: vec![self.root.der().to_vec()], ..Bundle::default() }
     }
 
     pub(crate) fn issuer_der(&self) -> &CertificateDer<'static> {

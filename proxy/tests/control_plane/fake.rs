@@ -224,7 +224,7 @@ impl Stream {
 
 pub(crate) fn bundle(cas: &[&Ca], sequence: u64) -> TrustBundle {
     let roots_der = cas.iter().map(|ca| ca.root.der().to_vec()).collect();
-    TrustBundle { trust_domain: DOMAIN.into(), sequence, roots_der }
+    TrustBundle { trust_domain: DOMAIN.into(), sequence, roots_der, ..TrustBundle::default() }
 }
 
 pub(crate) fn checked(cas: &[&Ca], sequence: u64) -> Bundle {
@@ -362,6 +362,7 @@ fn mounts(ca: &Ca, address: String) -> PathBuf {
         control_address: address,
         control_sni: SNI.into(),
         control_identity: OPERATOR.into(),
+        ..MeshInfo::default()
     };
     std::fs::write(dir.join("mesh.json"), serde_json::to_string(&mesh).unwrap()).unwrap();
     std::fs::write(dir.join("bundle.pem"), ca.root.pem()).unwrap();

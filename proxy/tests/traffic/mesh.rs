@@ -67,7 +67,7 @@ impl Ca {
 
 pub(crate) fn bundle(sequence: u64, cas: &[&Ca]) -> Arc<Bundle> {
     let roots = cas.iter().map(|ca| ca.0.der().to_vec()).collect();
-    Arc::new(Bundle { trust_domain: DOMAIN.into(), sequence, roots })
+    Arc::new(Bundle { trust_domain: DOMAIN.into(), sequence, roots, ..Bundle::default() })
 }
 
 /// One data plane.

@@ -29,6 +29,7 @@ pub fn content(valid: &Valid, ca: &CaState, config: &Config) -> Content {
         control_address: config.control_address(),
         control_sni: Config::control_sni(&valid.name),
         control_identity: config.control_identity(&valid.trust_domain),
+        ..MeshInfo::default()
     };
     // Strings and numbers: nothing in it can fail to serialise.
     let info = serde_json::to_string(&info).unwrap_or_default();
