@@ -42,6 +42,14 @@ pub async fn for_cluster() -> Result<()> {
     packages(|_| true).await
 }
 
+/// Makes sure that tests which need no cluster find what they compare with: the kernel's rules as `nft` prints them.
+///
+/// # Errors
+/// Names what is missing and the command that installs it.
+pub async fn for_rust_tests() -> Result<()> {
+    packages(|package| matches!(package, "nftables" | "iproute2" | "util-linux")).await
+}
+
 /// Makes sure that images can be built.
 ///
 /// # Errors

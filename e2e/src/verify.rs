@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use self::command::{Logged, Show};
 use self::tally::{Height, Tallies};
 use crate::env::Env;
+use crate::prereq;
 use crate::progress::{minutes, say};
 use crate::shell::which;
 
@@ -99,6 +100,7 @@ impl<'a> Run<'a> {
 
     /// Returns whether everything compiled.
     async fn rust_tests(&mut self) -> Result<bool> {
+        prereq::for_rust_tests().await?;
         if !self.cargo("build-tests", &["test", "--workspace", "--no-run"]).await? {
             return Ok(false);
         }
