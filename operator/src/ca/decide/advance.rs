@@ -98,7 +98,8 @@ fn root_may_go(
     let step = Step::new(root.since, ledger.issuers.iter(), emergency, now, guards);
     let stays = |id: &str| ledger.issuers.iter().any(|i| i.id == id && i.root.as_deref() != Some(root.id.as_str()));
     step.replicas(evidence, |r| r.revision >= ledger.revision && stays(&r.issuer), &mut missing);
-    if guards.leaf {
+    // Whoever was given up when its issuing CA went is not waited for again.
+    if guards.leaf && !emergency {
         let heard: Vec<_> = evidence.proxies.iter().filter(|p| !p.streams.is_empty()).cloned().collect();
         let heard = Evidence { proxies: heard, ..Evidence::default() };
         step.proxies(&heard, |report| stays(&report.issuer), &mut missing);
