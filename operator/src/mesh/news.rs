@@ -82,7 +82,11 @@ pub fn step(write: &Write) -> Option<&'static str> {
         Write::Abort => "abort",
         Write::RollBack { .. } => "roll-back",
         Write::Finish => "finish",
-        Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => return None,
+        Write::Settle
+        | Write::Forget { .. }
+        | Write::LeafSeconds(_)
+        | Write::Sequence(_)
+        | Write::Handled(_) => return None,
     })
 }
 
@@ -111,7 +115,11 @@ fn told(write: &Write) -> Option<News> {
         Write::Abort => (reasons::ROTATION, "the rotation was aborted: the new authority is gone".into()),
         Write::RollBack { .. } => (reasons::ROTATION, "the rotation is rolled back: the old authority signs again".into()),
         Write::Finish => (reasons::ROTATION, "the rotation is over".into()),
-        Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => return None,
+        Write::Settle
+        | Write::Forget { .. }
+        | Write::LeafSeconds(_)
+        | Write::Sequence(_)
+        | Write::Handled(_) => return None,
     };
     Some(News { warning: false, reason: reason.into(), message })
 }

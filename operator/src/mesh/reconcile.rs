@@ -206,7 +206,7 @@ async fn bring_about(
     let memory = Memory { state: remembered, published: policy.published_sequence > 0, accept_new_root };
     let witness = Observer { ctx, mesh: &valid.name, published: published_everywhere(observed) };
     let wish = Wish { policy: &policy, offered: offered.as_ref() };
-    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, now).await, source) {
+    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, SystemTime::now).await, source) {
         (Err(EnsureError::NoOffer), Some(error)) => return Err(ReconcileError::Source(error)),
         (ensured, source) => (ensured?, source),
     };
