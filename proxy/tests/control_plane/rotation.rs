@@ -111,3 +111,34 @@ async fn a_leaf_of_a_wanted_issuer_is_not_given_up_for_one_of_an_unwanted() {
     assert_eq!(issuer(&world), new.issuer_sha256());
     assert_eq!(world.health.identity.error(), None);
 }
+
+#[tokio::test]
+async fn a_stream_whose_server_lost_trust_is_opened_anew_with_all_that_is_known() {
+    let (old, new, mut world) = world().await;
+    let mut stream = world.stream().await;
+    stream.send(vec![policy(6, MtlsMode::Strict)]).await;
+    stream.find(ack).await;
+    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    stream.send(vec![wish(&[&old, &new], 4, &[&new])]).await;
+    reports(&mut stream, &new).await;
+    world.serve_as(&new, &[&old, &new]);
+    stream.send(vec![wish(&[&new], 5, &[&new])]).await;
+    let mut next = world.stream().await;
+    assert!(next.hello.known.iter().any(|k| k.r#type == i32::from(ResourceType::InboundPolicy) && k.version == 6));
+    assert_eq!(reports(&mut next, &new).await, 5);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_opened_with_a_leaf_that_lost_trust_is_opened_anew() {
+    let (old, new, server) = (Arc::new(Ca::new("old")), Arc::new(Ca::new("new")), Ca::new("server"));
+    let mut world = World::with(Arc::clone(&old), &server, OPERATOR).await;
+    world.mount(&[&old, &server], 1);
+    let mut stream = world.stream().await;
+    reports(&mut stream, &old).await;
+    world.serve_as(&server, &[&new]);
+    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    stream.send(vec![wish(&[&new, &server], 5, &[&new])]).await;
+    let mut next = world.stream().await;
+    assert!(next.authenticated);
+    assert_eq!(reports(&mut next, &new).await, 5);
+}
