@@ -5,6 +5,7 @@ mod dial;
 mod endpoint;
 mod h1pool;
 mod h2pool;
+mod write_first;
 
 pub(crate) use dial::{connect, still_trusted_or_gone};
 pub(crate) use endpoint::{Candidate, Endpoint, EndpointKey};

@@ -15,7 +15,10 @@ use h2::client::{Builder, SendRequest};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial;
+use super::{
+    dial,
+    write_first::{self, Held, Waiting},
+};
 use crate::{
     bootstrap::{Reason, tunnel::App},
     cork::Cork,
@@ -57,6 +60,7 @@ pub(crate) struct Connection2 {
     streams: Cell<u32>,
     usable: Cell<bool>,
     used: Cell<Instant>,
+    waiting: Waiting,
 }
 
 /// A place on a connection, held until the stream is over.
@@ -81,6 +85,7 @@ impl Stream2 {
         end: bool,
     ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
         self.0.used.set(Instant::now());
+        self.0.waiting.note();
         self.0.send.borrow_mut().send_request(request, end)
     }
 }
@@ -181,6 +186,7 @@ impl Pool2 {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         U: Future<Output = ()> + 'static,
     {
+        let (io, held) = Held::new(io);
         let (send, driver) = Builder::new()
             .initial_window_size(stream_window(self.app))
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -196,20 +202,21 @@ impl Pool2 {
             streams: Cell::new(0),
             usable: Cell::new(true),
             used: Cell::new(Instant::now()),
+            waiting: Waiting::default(),
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let driven = Rc::downgrade(&connection);
         let (open, grace) = (worker.drain.open(), worker.config.distrust_grace);
+        let waiting = connection.waiting.clone();
         tokio::task::spawn_local(async move {
             let unusable = || {
                 if let Some(connection) = driven.upgrade() {
                     connection.usable.set(false);
                 }
             };
-            // How a connection ended is told to each of its streams.
-            let mut driver = pin!(driver);
+            let mut driver = pin!(write_first::drive(driver, held, waiting));
             tokio::select! {
-                _ = driver.as_mut() => {}
+                () = driver.as_mut() => {}
                 () = until => {
                     unusable();
                     let _ = tokio::time::timeout(grace, driver).await;
