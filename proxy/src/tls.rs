@@ -71,7 +71,7 @@ pub fn build(
     bundle: &Arc<Bundle>,
 ) -> Result<Configs, TlsError> {
     let provider = Arc::new(provider());
-    let verifier = Arc::new(Verifier { anchors: anchors(bundle), provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Verifier { anchors: anchors(&bundle.roots), provider: Arc::clone(&provider) });
     let one = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
 
     let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -115,18 +115,17 @@ pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>, trust_domain: &str) -
     }
 }
 
-/// Whether a chain that was verified at `at` would verify against `bundle`: `false` when its root was dropped.
+/// Whether a chain that was verified at `at` would verify against `roots`: `false` when its own was dropped.
 #[must_use]
-pub fn still_trusted(chain: &[CertificateDer<'_>], bundle: &Bundle, at: UnixTime) -> bool {
+pub fn still_trusted(chain: &[CertificateDer<'_>], roots: &[Vec<u8>], at: UnixTime) -> bool {
     let Some((leaf, intermediates)) = chain.split_first() else { return false };
     // Both directions use the same kind of leaf, so either usage will do.
-    verify(leaf, intermediates, &anchors(bundle), at, webpki::KeyUsage::client_auth()).is_ok()
+    verify(leaf, intermediates, &anchors(roots), at, webpki::KeyUsage::client_auth()).is_ok()
 }
 
 /// Roots that cannot be parsed are left out: they can verify nobody.
-fn anchors(bundle: &Bundle) -> Vec<TrustAnchor<'static>> {
-    bundle
-        .roots
+fn anchors(roots: &[Vec<u8>]) -> Vec<TrustAnchor<'static>> {
+    roots
         .iter()
         .filter_map(|root| {
             let root = CertificateDer::from(root.as_slice());

@@ -299,7 +299,7 @@ impl Ends<'_> {
     /// Fails when the bundle in use covers one of them no longer, and another connection could be better.
     fn judge(&self, store: &Store) -> Result<(), StreamError> {
         let (Some(bundle), Some(current)) = (store.bundle(), store.leaf()) else { return Ok(()) };
-        let trusted = |chain: &[CertificateDer<'static>]| tls::still_trusted(chain, &bundle, self.made);
+        let trusted = |chain: &[CertificateDer<'static>]| tls::still_trusted(chain, &bundle.roots, self.made);
         if !trusted(&self.server) {
             return Err(StreamError::Distrusted("the control plane's certificate"));
         }

@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,6 +23,7 @@ use crate::{
     cork::Cork,
     http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, TUNNELS, answer::Failure, stream_window},
     identity::spiffe::SpiffeId,
+    trust::{self, Lost, Standing},
     worker::Worker,
 };
 
@@ -166,25 +166,20 @@ impl Pool2 {
     async fn open(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
         match &self.secure {
             Some(secure) => {
-                let stream = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
-                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let chain: Vec<_> = chain.iter().map(|c| c.clone().into_owned()).collect();
-                let (store, drain) = (Arc::clone(&worker.store), worker.drain.watch());
-                let distrusted = async move { dial::still_trusted_or_gone(&store, &chain, drain).await };
-                self.handshake(worker, Cork::new(stream), distrusted).await
+                let (stream, standing) = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
+                self.handshake(worker, Cork::new(stream), Some(standing)).await
             }
             None => {
                 let stream = dial::connect(self.to).await?;
-                self.handshake(worker, Cork::new(stream), std::future::pending()).await
+                self.handshake(worker, Cork::new(stream), None).await
             }
         }
     }
 
-    /// Begins HTTP/2; `until` says that the connection is to end, with a while for what is in flight.
-    async fn handshake<S, U>(&self, worker: &Rc<Worker>, io: S, until: U) -> Result<(), Failure>
+    /// Begins HTTP/2 on a connection that stands on `standing`.
+    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S, mut standing: Option<Standing>) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
-        U: Future<Output = ()> + 'static,
     {
         let (io, held) = Held::new(io);
         let (send, driver) = Builder::new()
@@ -206,8 +201,8 @@ impl Pool2 {
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let driven = Rc::downgrade(&connection);
-        let (open, grace) = (worker.drain.open(), worker.config.distrust_grace);
-        let waiting = connection.waiting.clone();
+        let (open, waiting) = (worker.drain.open(), connection.waiting.clone());
+        let to = self.to;
         tokio::task::spawn_local(async move {
             let unusable = || {
                 if let Some(connection) = driven.upgrade() {
@@ -215,11 +210,17 @@ impl Pool2 {
                 }
             };
             let mut driver = pin!(write_first::drive(driver, held, waiting));
-            tokio::select! {
-                () = driver.as_mut() => {}
-                () = until => {
-                    unusable();
-                    let _ = tokio::time::timeout(grace, driver).await;
+            loop {
+                tokio::select! {
+                    () = driver.as_mut() => break,
+                    lost = trust::lost(&mut standing) => {
+                        // It is given no more streams, and ends with the last of those that it carries.
+                        unusable();
+                        if lost == Lost::Revoked {
+                            tracing::warn!(%to, "a connection that stands on a revoked root is cut off");
+                            break;
+                        }
+                    }
                 }
             }
             unusable();
