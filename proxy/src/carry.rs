@@ -76,7 +76,7 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
         Spoken::Http1 => serve1::serve(context, io, drain).await,
         _ => {
             let io = crate::cork::Cork::new(io);
-            Box::pin(serve2::serve(context, io, drain, std::future::pending())).await;
+            Box::pin(serve2::serve(context, io, drain, None)).await;
         }
     }
 }

@@ -62,4 +62,6 @@ mod tcp;
 #[cfg(feature = "data-plane")]
 pub mod tls;
 #[cfg(feature = "data-plane")]
+mod trust;
+#[cfg(feature = "data-plane")]
 mod worker;

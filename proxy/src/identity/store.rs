@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{leaf::Leaf, spiffe::SpiffeId};
@@ -23,6 +24,8 @@ pub struct Current {
     pub not_after: i64,
     /// What is trusted.
     pub bundle: Arc<Bundle>,
+    /// What is presented: leaf first, root not in it.
+    pub chain: Arc<Vec<CertificateDer<'static>>>,
     /// For new handshakes.
     pub tls: Configs,
     /// SHA-256 over the DER of the certificate that signed the leaf.
@@ -173,6 +176,7 @@ fn assemble(leaf: &Leaf, bundle: &Arc<Bundle>) -> Result<Current, TlsError> {
         id: leaf.id.clone(),
         not_after: leaf.not_after,
         bundle: Arc::clone(bundle),
+        chain: Arc::new(leaf.chain.clone()),
         tls: tls::build(leaf.chain.clone(), Arc::clone(&leaf.key), bundle)?,
         issuer_sha256: leaf.issuer_sha256,
     })
