@@ -56,6 +56,14 @@ pub enum StoreError {
         /// Ours.
         expected: String,
     },
+    /// A leaf that was signed before the bundle in use was made.
+    #[error("the new leaf was signed when bundle {signed} was in force, and {held} is by now: another is asked for")]
+    Overtaken {
+        /// Bundle that came with the leaf.
+        signed: u64,
+        /// Bundle in use.
+        held: u64,
+    },
     /// No TLS configuration can be made of it.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -120,10 +128,14 @@ impl Store {
     /// Takes a new leaf and the bundle that came with it.
     ///
     /// # Errors
-    /// When they do not make a TLS configuration, or the bundle is of another trust domain; the old ones stay in use.
+    /// When they do not make a TLS configuration, the bundle is of another trust domain, or older than the one in use: the control plane
+    /// counts on it that whoever reports a bundle takes no leaf from before it. The old ones stay in use.
     pub fn install_leaf(&self, leaf: Leaf, bundle: Bundle) -> Result<(), StoreError> {
         let mut parts = self.parts();
         let leaf = Arc::new(leaf);
+        if let Some(held) = parts.bundle.as_ref().filter(|held| held.sequence > bundle.sequence) {
+            return Err(StoreError::Overtaken { signed: bundle.sequence, held: held.sequence });
+        }
         let bundle = newest(parts.bundle.as_ref(), bundle, leaf.id.trust_domain())?.0;
         self.publish(assemble(&leaf, &bundle)?);
         *parts = Parts { leaf: Some(leaf), bundle: Some(bundle) };
