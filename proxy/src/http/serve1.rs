@@ -47,6 +47,7 @@ pub(crate) async fn serve(context: Rc<Context>, mut io: Prefixed<TcpStream>, mut
     loop {
         let Some(idle) = while_busy(&context, io, &mut drain, &traffic, &mut clock).await else { return };
         io = idle;
+        context.worker.freed.note();
         let asked = async {
             if io.prefix().is_empty() {
                 clock.reset();
