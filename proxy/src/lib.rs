@@ -40,6 +40,8 @@ mod listen;
 #[cfg(feature = "data-plane")]
 pub mod logs;
 #[cfg(feature = "data-plane")]
+mod memory;
+#[cfg(feature = "data-plane")]
 pub mod metrics;
 #[cfg(feature = "data-plane")]
 mod outbound;
