@@ -4,8 +4,8 @@
 //! bundle) → *Active* (it signs; the old *retires*) → the old issuing CA goes → the old root goes. What begins one is in [`trigger`].
 
 pub mod advance;
-pub mod risk;
 pub mod origin;
+pub mod risk;
 pub mod trigger;
 
 use std::time::Duration;

@@ -189,7 +189,8 @@ impl Setting {
         let made = make(RotationKind::Root, &ledger);
         ledger.apply(&Write::First, Some(made), START);
         let issuer = ledger.issuers[0].id.clone();
-        let replica = OneReplica { up: true, bundle: 1, current: true, issuer: issuer.clone(), issued: START, pending: None };
+        let replica =
+            OneReplica { up: true, bundle: 1, current: true, issuer: issuer.clone(), issued: START, pending: None };
         let proxy = |n: usize| OneProxy {
             there: true,
             leaf: Some((issuer.clone(), START + LEAF)),
@@ -273,14 +274,16 @@ impl World {
     fn evidence(&self) -> Evidence {
         let proxies = self.proxies.iter().enumerate().filter(|(_, p)| p.there).map(|(n, p)| {
             let report = p.leaf.as_ref().filter(|_| p.stream.is_some_and(|to| self.replicas[to].up));
-            let report =
-                report.map(|(issuer, _)| Some(Report { bundle_sequence: p.bundle, issuer: issuer.clone() }));
+            let report = report.map(|(issuer, _)| Some(Report { bundle_sequence: p.bundle, issuer: issuer.clone() }));
             let streams = report.into_iter().collect();
             Proxy { name: format!("proxy-{n}"), streams, skew: None }
         });
         let replicas = self.replicas.iter().enumerate().filter(|(_, r)| r.up).map(|(n, r)| Replica {
             name: format!("replica-{n}"),
-            holds: Some(Holding { revision: if r.current { self.ledger.revision } else { 0 }, issuer: r.issuer.clone() }),
+            holds: Some(Holding {
+                revision: if r.current { self.ledger.revision } else { 0 },
+                issuer: r.issuer.clone(),
+            }),
         });
         Evidence {
             watched_since: START,

@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{client::Asker, leaf::Leaf, store::Store};
+use super::{
+    client::Asker,
+    leaf::Leaf,
+    store::{Store, StoreError},
+};
 use crate::{backoff::Backoff, clock, control::apply::Bundle, health::Health};
 
 pub mod plan;
@@ -78,7 +82,7 @@ enum Outcome {
     Taken(i64),
     /// A leaf that the bundle in use does not cover; it is in use for want of a better one.
     Uncovered,
-    /// A leaf of an issuer that is not wanted any more, while the one in use is of one that is.
+    /// A leaf from before the bundle in use, or of an issuer that is not wanted any more while the one in use is of one that is.
     StepBack,
     /// None.
     Failed(String),
@@ -97,6 +101,7 @@ async fn obtain(asker: &Asker, store: &Store) -> Outcome {
     match store.install_leaf(leaf, bundle) {
         Ok(()) if !is_trusted(store) => Outcome::Uncovered,
         Ok(()) => Outcome::Taken(renew_at(clock::unix_seconds(), not_after, rand::random())),
+        Err(StoreError::Overtaken { .. }) => Outcome::StepBack,
         Err(e) => Outcome::Failed(e.to_string()),
     }
 }
@@ -123,7 +128,7 @@ fn tell(store: &Store, health: &Health, outcome: Outcome) -> Option<i64> {
         Outcome::StepBack => {
             // The leaf in use is fine, and the control plane answers.
             health.identity.succeeded();
-            tracing::info!("a leaf of an issuer that is no longer wanted is not taken: the control plane lags behind");
+            tracing::info!("a leaf that the newest bundle has overtaken is not taken: another is asked for");
             return None;
         }
         Outcome::Uncovered => {

@@ -30,6 +30,13 @@ fn issuer(world: &World) -> [u8; 32] {
     world.store.current().unwrap().issuer_sha256
 }
 
+/// The control plane signs as `ca` from now on, with the bundle of this sequence.
+fn sign_as(world: &World, ca: &Arc<Ca>, sequence: u64) {
+    let mut signing = world.signing.lock().unwrap();
+    signing.ca = Arc::clone(ca);
+    signing.sequence = sequence;
+}
+
 fn asked(world: &World) -> usize {
     world.asked.lock().unwrap().len()
 }
@@ -44,7 +51,7 @@ async fn a_wish_of_the_stream_is_followed_and_reported() {
     let (old, new, mut world) = world().await;
     let mut stream = world.stream().await;
     assert_eq!(reports(&mut stream, &old).await, 1);
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 5);
     stream.send(vec![wish(&[&old, &new], 5, &[&new])]).await;
     assert_eq!(reports(&mut stream, &new).await, 5);
     assert_eq!(asked(&world), 2);
@@ -56,7 +63,7 @@ async fn a_wish_of_the_stream_is_followed_and_reported() {
 #[tokio::test]
 async fn a_wish_of_the_mounted_bundle_is_followed() {
     let (old, new, world) = world().await;
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 5);
     world.mount_wish(&[&old, &new], 5, &[&new]);
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(31)).await;
@@ -75,7 +82,7 @@ async fn a_wish_that_was_overtaken_is_ignored() {
         assert_eq!(stream.find(ack).await.rejected, []);
     }
     // Whoever did follow it would have asked before this renewal.
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 7);
     stream.send(vec![wish(&[&old, &new], 7, &[&new])]).await;
     reports(&mut stream, &new).await;
     assert_eq!(asked(&world), 2);
@@ -89,7 +96,7 @@ async fn while_a_replica_lags_behind_the_leaf_serves_and_another_is_asked_for() 
     world.until("asked again and again", |w| asked(w) >= 4).await;
     assert_eq!(issuer(&world), old.issuer_sha256());
     assert_eq!((world.health.identity.error(), world.health.identity.failures()), (None, 0));
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 5);
     assert_eq!(reports(&mut stream, &new).await, 5);
 }
 
@@ -100,11 +107,12 @@ async fn a_leaf_of_a_wanted_issuer_is_not_given_up_for_one_of_an_unwanted() {
     {
         let mut signing = world.signing.lock().unwrap();
         signing.ca = Arc::clone(&new);
+        signing.sequence = 5;
         signing.life = Duration::from_secs(8);
     }
     stream.send(vec![wish(&[&old, &new], 5, &[&new])]).await;
     reports(&mut stream, &new).await;
-    world.signing.lock().unwrap().ca = Arc::clone(&old);
+    sign_as(&world, &old, 5);
     let before = asked(&world);
     // The second is asked for when the first was judged.
     world.until("asked at half of its life, and again", |w| asked(w) >= before + 2).await;
@@ -118,7 +126,7 @@ async fn a_stream_whose_server_lost_trust_is_opened_anew_with_all_that_is_known(
     let mut stream = world.stream().await;
     stream.send(vec![policy(6, MtlsMode::Strict)]).await;
     stream.find(ack).await;
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 4);
     stream.send(vec![wish(&[&old, &new], 4, &[&new])]).await;
     reports(&mut stream, &new).await;
     world.serve_as(&new, &[&old, &new]);
@@ -136,7 +144,7 @@ async fn a_stream_that_was_opened_with_a_leaf_that_lost_trust_is_opened_anew() {
     let mut stream = world.stream().await;
     reports(&mut stream, &old).await;
     world.serve_as(&server, &[&new]);
-    world.signing.lock().unwrap().ca = Arc::clone(&new);
+    sign_as(&world, &new, 5);
     stream.send(vec![wish(&[&new, &server], 5, &[&new])]).await;
     let mut next = world.stream().await;
     assert!(next.authenticated);

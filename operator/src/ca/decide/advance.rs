@@ -74,7 +74,8 @@ fn issuer_may_go(
     if guards.leaf {
         let active = ledger.active_issuer().map(|i| &i.id);
         // Who has the bundle of this step also throws away an answer that was signed before it and is still on its way.
-        let there = |report: &Report| report.bundle_sequence >= ledger.bundle_sequence && Some(&report.issuer) == active;
+        let there =
+            |report: &Report| report.bundle_sequence >= ledger.bundle_sequence && Some(&report.issuer) == active;
         step.proxies(evidence, there, &mut missing);
     }
     missing

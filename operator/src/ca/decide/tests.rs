@@ -215,7 +215,11 @@ fn an_old_issuer_stays_while_a_leaf_of_it_may_live() {
     world.proxy_follows(0);
     world.proxy_follows(1);
     assert_eq!(world.decide().missing.proxies, ["shop/web-2"]);
-    assert_eq!(world.ledger().serving_issuer(world.now).unwrap().phase, Retiring, "who missed the bundle cannot connect");
+    assert_eq!(
+        world.ledger().serving_issuer(world.now).unwrap().phase,
+        Retiring,
+        "who missed the bundle cannot connect"
+    );
     world.proxy_follows(2);
     assert!(matches!(world.step()[..], [Write::DropIssuer { .. }]));
     // The root waits until no replica serves with a leaf below it.
