@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bowline_crds::mesh::Rotation;
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
@@ -114,6 +115,13 @@ async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhook
     wait
 }
 
+/// The percent of its life after which a certificate is replaced: all Meshes share the webhook, so the most careful one decides.
+fn replaced_after(ctx: &Ctx) -> u8 {
+    let percents = ctx.registry.all();
+    let percents = percents.iter().map(|m| m.spec.certificates.rotation.after_percent);
+    percents.min().unwrap_or_else(|| Rotation::default().after_percent).clamp(10, 80)
+}
+
 /// Certificate first, then the configuration that trusts it.
 ///
 /// # Errors
@@ -125,7 +133,8 @@ pub async fn reconcile(
     now: SystemTime,
 ) -> Result<Duration, WebhookError> {
     let published = seen.map(configuration::published).unwrap_or_default();
-    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), now)? {
+    let percent = replaced_after(ctx);
+    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), percent, now)? {
         (state, false) => state,
         (state, true) => {
             serving::write(&secrets(ctx), secret, &state).await?;
@@ -134,7 +143,7 @@ pub async fn reconcile(
         }
     };
     bring_about(ctx, &state, seen, now).await?;
-    let change = state.next_change().duration_since(now).unwrap_or_default();
+    let change = state.next_change(percent).duration_since(now).unwrap_or_default();
     Ok((change + Duration::from_secs(1)).min(RESYNC))
 }
 

@@ -1,5 +1,5 @@
 //! TLS of the identity and control server: for every Mesh a leaf of its own CA, and its bundle to verify callers with. Both are made
-//! anew when the CA's state changes, and the leaf at half of its life.
+//! anew when the CA's state changes, and the leaf at the share of its life that the Mesh names.
 
 use std::{
     collections::HashMap,
@@ -146,7 +146,8 @@ fn make(ctx: &Ctx, mesh: &str, known: Option<&Entry>, ca: Arc<MeshCa>, now: Syst
         let id: SpiffeId = ctx.config.control_identity(&ca.trust_domain).parse()?;
         let leaf = ca.issue_serving(&Config::control_sni(mesh), &id, now)?;
         let life = leaf.not_after.duration_since(now).unwrap_or_default();
-        (Arc::new(leaf.key), leaf.issuer, now + life / 2)
+        let percent = ctx.registry.get(mesh).map_or(50, |m| m.spec.certificates.rotation.after_percent.clamp(10, 80));
+        (Arc::new(leaf.key), leaf.issuer, now + life.mul_f64(f64::from(percent) / 100.0))
     };
     let mut roots = RootCertStore::empty();
     for der in &ca.bundle.roots_der {

@@ -114,23 +114,24 @@ impl ServingState {
         Ok(CertifiedKey::new(vec![self.leaf.material.der()?], signer))
     }
 
-    /// When there will be something to do.
+    /// When there will be something to do; `percent`: see [`next`].
     #[must_use]
-    pub fn next_change(&self) -> SystemTime {
-        let newest = self.cas.last().map_or(0, half);
+    pub fn next_change(&self, percent: u8) -> SystemTime {
+        let newest = self.cas.last().map_or(0, |ca| due(ca, percent));
         let oldest = self.cas.iter().map(|ca| ca.not_after + 1).min().unwrap_or_default();
-        let at = half(&self.leaf).min(newest).min(oldest);
+        let at = due(&self.leaf, percent).min(newest).min(oldest);
         SystemTime::UNIX_EPOCH + Duration::from_secs(at)
     }
 }
 
-/// Half of its life.
-fn half(a: &Authority) -> u64 {
-    a.not_before + (a.not_after - a.not_before) / 2
+/// When so much of its life is over.
+fn due(a: &Authority, percent: u8) -> u64 {
+    a.not_before + a.not_after.saturating_sub(a.not_before) / 100 * u64::from(percent)
 }
 
 /// The state as it should be, and whether that differs from what the Secret holds. `published`: ids of the CAs that the webhook's
-/// configuration trusts; empty: there is none, so nobody is to be disappointed.
+/// configuration trusts; empty: there is none, so nobody is to be disappointed. `percent`: of its life, after which a certificate is
+/// replaced.
 ///
 /// # Errors
 /// When a certificate cannot be made.
@@ -138,16 +139,17 @@ pub fn next(
     secret: Option<&Secret>,
     published: &[String],
     host: &str,
+    percent: u8,
     now: SystemTime,
 ) -> Result<(ServingState, bool), CertificateError> {
     let Some(mut state) = ServingState::read(secret) else { return Ok((fresh(host, now)?, true)) };
     let before = state.clone();
-    if state.cas.last().is_none_or(|newest| half(newest) <= unix(now)) {
+    if state.cas.last().is_none_or(|newest| due(newest, percent) <= unix(now)) {
         state.cas.push(make_ca(now)?);
     }
     let signer = signer(&state.cas, published, now).cloned();
     match signer {
-        Some(ca) if is_leaf_due(&state, &ca, host, now) => {
+        Some(ca) if is_leaf_due(&state, &ca, host, percent, now) => {
             state.leaf = make_leaf(&ca, host, now)?;
             host.clone_into(&mut state.host);
         }
@@ -165,8 +167,8 @@ fn signer<'a>(cas: &'a [Authority], published: &[String], now: SystemTime) -> Op
     valid().find(|ca| published.contains(&ca.id)).or_else(|| valid().next())
 }
 
-fn is_leaf_due(state: &ServingState, signer: &Authority, host: &str, now: SystemTime) -> bool {
-    state.leaf.root.as_ref() != Some(&signer.id) || half(&state.leaf) <= unix(now) || state.host != host
+fn is_leaf_due(state: &ServingState, signer: &Authority, host: &str, percent: u8, now: SystemTime) -> bool {
+    state.leaf.root.as_ref() != Some(&signer.id) || due(&state.leaf, percent) <= unix(now) || state.host != host
 }
 
 fn fresh(host: &str, now: SystemTime) -> Result<ServingState, CertificateError> {

@@ -135,7 +135,9 @@ fn finish(mut world: World, setting: &Setting) -> (Option<World>, usize) {
             let possible = match turn {
                 Action::Start(n) => !is_up(n),
                 Action::Look(n) => is_up(n),
-                Action::Ask(n, _) | Action::Connect(n, _) | Action::Install(n) | Action::Take(n) => world.proxies[n].there,
+                Action::Ask(n, _) | Action::Connect(n, _) | Action::Install(n) | Action::Take(n) => {
+                    world.proxies[n].there
+                }
                 _ => true,
             };
             if possible && next.step(setting, &turn).is_some() {

@@ -20,41 +20,49 @@ fn ids(state: &ServingState) -> Vec<String> {
 
 #[test]
 fn a_new_ca_is_trusted_before_it_signs_and_an_old_one_goes_when_it_has_expired() {
-    let (first, made) = next(None, &[], HOST, days(0)).unwrap();
+    let (first, made) = next(None, &[], HOST, 50, days(0)).unwrap();
     assert!(made);
     first.certified_key().unwrap().keys_match().unwrap();
     let trusted = ids(&first);
-    assert!(!next(Some(&secret(&first)), &trusted, HOST, days(29)).unwrap().1);
+    assert!(!next(Some(&secret(&first)), &trusted, HOST, 50, days(29)).unwrap().1);
 
-    let (leaf, made) = next(Some(&secret(&first)), &trusted, HOST, days(31)).unwrap();
+    let (leaf, made) = next(Some(&secret(&first)), &trusted, HOST, 50, days(31)).unwrap();
     assert!(made && leaf.cas == first.cas && leaf.leaf != first.leaf);
 
-    let (two, made) = next(Some(&secret(&leaf)), &trusted, HOST, days(184)).unwrap();
+    let (two, made) = next(Some(&secret(&leaf)), &trusted, HOST, 50, days(184)).unwrap();
     assert!(made);
     assert_eq!(two.cas.len(), 2);
     assert_eq!(two.leaf.root.as_ref(), Some(&trusted[0]), "signed by a CA that nobody trusts yet");
     assert_eq!(two.bundle_pem(days(184)).matches("BEGIN").count(), 2);
 
-    let (swapped, made) = next(Some(&secret(&two)), &ids(&two), HOST, days(184)).unwrap();
+    let (swapped, made) = next(Some(&secret(&two)), &ids(&two), HOST, 50, days(184)).unwrap();
     assert!(made);
     assert_eq!(swapped.leaf.root.as_ref(), Some(&two.cas[1].id));
-    assert!(!next(Some(&secret(&swapped)), &ids(&two), HOST, days(184)).unwrap().1);
+    assert!(!next(Some(&secret(&swapped)), &ids(&two), HOST, 50, days(184)).unwrap().1);
 
-    let (one, _) = next(Some(&secret(&swapped)), &ids(&two), HOST, days(366)).unwrap();
+    let (one, _) = next(Some(&secret(&swapped)), &ids(&two), HOST, 50, days(366)).unwrap();
     assert!(!ids(&one).contains(&trusted[0]));
 }
 
 #[test]
 fn what_cannot_be_used_is_made_anew() {
-    let (state, _) = next(None, &[], HOST, days(0)).unwrap();
+    let (state, _) = next(None, &[], HOST, 50, days(0)).unwrap();
     let mut foreign = state.clone();
-    foreign.leaf.material.key = next(None, &[], HOST, days(0)).unwrap().0.leaf.material.key;
+    foreign.leaf.material.key = next(None, &[], HOST, 50, days(0)).unwrap().0.leaf.material.key;
     let garbage =
         Secret { data: Some([(SECRET_KEY.to_owned(), ByteString(b"{".to_vec()))].into()), ..Secret::default() };
     for damaged in [secret(&foreign), garbage, Secret::default()] {
-        let (fresh, made) = next(Some(&damaged), &[], HOST, days(1)).unwrap();
+        let (fresh, made) = next(Some(&damaged), &[], HOST, 50, days(1)).unwrap();
         assert!(made && ids(&fresh) != ids(&state));
     }
-    let (moved, made) = next(Some(&secret(&state)), &ids(&state), "other.ns.svc", days(1)).unwrap();
+    let (moved, made) = next(Some(&secret(&state)), &ids(&state), "other.ns.svc", 50, days(1)).unwrap();
     assert!(made && moved.cas == state.cas && moved.host == "other.ns.svc");
+}
+
+#[test]
+fn certificates_are_replaced_at_the_share_of_life_that_is_asked_for() {
+    let (state, _) = next(None, &[], HOST, 50, days(0)).unwrap();
+    assert!(!next(Some(&secret(&state)), &ids(&state), HOST, 80, days(47)).unwrap().1);
+    let (renewed, made) = next(Some(&secret(&state)), &ids(&state), HOST, 10, days(7)).unwrap();
+    assert!(made && renewed.leaf != state.leaf && renewed.cas == state.cas);
 }
