@@ -24,6 +24,8 @@ pub mod store;
 mod model;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod years;
 
 pub use authorities::Authorities;
 pub use sign::{MeshCa, SignError, SignedLeaf};
