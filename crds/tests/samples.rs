@@ -60,7 +60,10 @@ fn the_full_sample_shows_every_field() {
     let (_, own_root) = samples().into_iter().find(|(file, _)| file.ends_with("mesh-own-root.yaml")).unwrap();
     for path in &all {
         let pointer = format!("/{}", path.replace('.', "/"));
-        assert!(full.pointer(&pointer).or_else(|| own_root.pointer(&pointer)).is_some(), "config/samples/mesh-full.yaml does not show {path}");
+        assert!(
+            full.pointer(&pointer).or_else(|| own_root.pointer(&pointer)).is_some(),
+            "config/samples/mesh-full.yaml does not show {path}"
+        );
     }
     assert!(all.len() > 10, "{all:?}");
 }

@@ -4,7 +4,7 @@
 //! A root that an ordinary rotation dropped ends nothing: the connection takes nothing new and finishes what it carries, however
 //! long that takes. One whose key is compromised proves nothing, and what stands on it is cut off.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
@@ -16,12 +16,16 @@ use crate::{
     tls,
 };
 
+/// How long what stands on a revoked root may finish what it carries: a request that is under way is nobody's attack, and another
+/// connection takes the next one.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What became of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lost {
     /// To finish what it carries.
     Dropped,
-    /// To be cut off.
+    /// To be cut off after [`LAST_WORDS`].
     Revoked,
 }
 

@@ -65,8 +65,8 @@ where
         lost = trust::lost(&mut standing) => lost,
         () = drain.reached(Phase::Draining) => Lost::Dropped,
     };
+    connection.graceful_shutdown();
     if lost == Lost::Dropped {
-        connection.graceful_shutdown();
         tokio::select! {
             biased;
             () = accept(&context, &mut connection) => return,
@@ -75,6 +75,9 @@ where
         }
     }
     tracing::warn!(service = &*context.service, "a connection that stands on a revoked root is cut off");
+    if tokio::time::timeout(trust::LAST_WORDS, accept(&context, &mut connection)).await.is_ok() {
+        return;
+    }
     connection.abrupt_shutdown(h2::Reason::CANCEL);
     // All that is left to do is to say so.
     let _ = tokio::time::timeout(CUT_DEADLINE, accept(&context, &mut connection)).await;

@@ -218,6 +218,7 @@ impl Pool2 {
                         unusable();
                         if lost == Lost::Revoked {
                             tracing::warn!(%to, "a connection that stands on a revoked root is cut off");
+                            let _ = tokio::time::timeout(trust::LAST_WORDS, driver.as_mut()).await;
                             break;
                         }
                     }
