@@ -34,6 +34,8 @@ pub enum Needs {
     Cluster,
     /// Also our images on its nodes, and the operator installed.
     Operator,
+    /// Also the image of cert-manager's controller on its nodes.
+    CertManager,
 }
 
 /// One test.
