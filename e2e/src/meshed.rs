@@ -4,8 +4,10 @@ pub mod app;
 pub mod authority;
 pub mod caller;
 pub mod capture;
+pub mod frozen;
 pub mod handshake;
 pub mod operator;
+pub mod process;
 
 use std::net::IpAddr;
 use std::time::Duration;
