@@ -4,10 +4,16 @@ pub mod app;
 pub mod authority;
 pub mod caller;
 pub mod capture;
+pub mod dice;
+pub mod disturbance;
+pub mod fleet;
 pub mod frozen;
 pub mod handshake;
 pub mod operator;
 pub mod process;
+pub mod rotation;
+pub mod secrets;
+pub mod timeline;
 
 use std::net::IpAddr;
 use std::time::Duration;
