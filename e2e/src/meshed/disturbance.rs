@@ -1,5 +1,6 @@
 //! What happens in a cluster while something else goes on: replicas of the operator die, leaders and others, and pods come and go.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,10 +24,24 @@ const PAUSE: Duration = Duration::from_millis(1500);
 /// How much is disturbed.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Replicas of the operator to kill at most; the first one leads, the second one does not.
+    /// Replicas of the operator to kill at most; the first one does not lead, the second one does.
     pub kills: u32,
     /// Of the choices.
     pub seed: u64,
+}
+
+/// How far it is, for the work that is disturbed.
+#[derive(Debug, Default)]
+pub struct Progress {
+    kills: AtomicU32,
+}
+
+impl Progress {
+    /// Whether a leader and another replica have been killed.
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.kills.load(Ordering::Relaxed) >= 2
+    }
 }
 
 /// What was done.
@@ -74,6 +89,7 @@ pub async fn during<T>(
     cx: &Context,
     namespace: &str,
     plan: Plan,
+    progress: &Progress,
     work: impl Future<Output = Result<T>>,
 ) -> Result<(T, Disturbed)> {
     let (end, ended) = watch::channel(false);
@@ -83,7 +99,7 @@ pub async fn during<T>(
         done
     };
     // Boxed: each of them is large.
-    let kills = Box::pin(kill_replicas(cx, plan, ended.clone()));
+    let kills = Box::pin(kill_replicas(cx, plan, progress, ended.clone()));
     let guests = Box::pin(replace_guests(cx, namespace, plan, ended));
     let (done, kills, guests) = tokio::join!(Box::pin(work), kills, guests);
     // Should it have failed because of a disturbance that failed, both are told.
@@ -107,7 +123,12 @@ async fn pause(dice: &mut Dice, ended: &mut watch::Receiver<bool>) -> bool {
 }
 
 /// Kills one replica after the other; each time all are there again, and one of them leads.
-async fn kill_replicas(cx: &Context, plan: Plan, mut ended: watch::Receiver<bool>) -> Result<Disturbed> {
+async fn kill_replicas(
+    cx: &Context,
+    plan: Plan,
+    progress: &Progress,
+    mut ended: watch::Receiver<bool>,
+) -> Result<Disturbed> {
     let (mut dice, mut disturbed) = (Dice::new(plan.seed), Disturbed::default());
     for n in 0..plan.kills {
         let (all, leader) = tokio::select! {
@@ -118,8 +139,8 @@ async fn kill_replicas(cx: &Context, plan: Plan, mut ended: watch::Receiver<bool
             break;
         }
         let leads = match n {
-            0 => true,
-            1 => false,
+            0 => false,
+            1 => true,
             // Whose work is interrupted is the more interesting one.
             _ => dice.below(3) > 0,
         };
@@ -130,15 +151,17 @@ async fn kill_replicas(cx: &Context, plan: Plan, mut ended: watch::Receiver<bool
             disturbed.logs.push((format!("{name} ({})", container.name), log));
         }
         // Some can still give their Lease back, others cannot.
-        match dice.below(2) {
-            0 => operator::crash(cx, &name).await?,
-            _ => operator::kill(cx, &name).await?,
+        if n == 1 || dice.below(2) == 0 {
+            operator::crash(cx, &name).await?;
+        } else {
+            operator::kill(cx, &name).await?;
         }
         if leads {
             disturbed.leaders += 1;
         } else {
             disturbed.followers += 1;
         }
+        progress.kills.fetch_add(1, Ordering::Relaxed);
     }
     Ok(disturbed)
 }

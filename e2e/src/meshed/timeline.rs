@@ -137,7 +137,7 @@ impl History {
 }
 
 /// See [`History::seconds`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seconds {
     /// In every bundle, or soon to be.
     pub distributed: f64,
@@ -148,6 +148,16 @@ pub struct Seconds {
 }
 
 impl Seconds {
+    /// Of two rotations the longer of each.
+    #[must_use]
+    pub fn or_slower(self, other: Self) -> Self {
+        Self {
+            distributed: self.distributed.max(other.distributed),
+            active: self.active.max(other.active),
+            retired: self.retired.max(other.retired),
+        }
+    }
+
     /// Puts them into a test's figures.
     #[must_use]
     pub fn figures(&self, figures: Figures) -> Figures {
