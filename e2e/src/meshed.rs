@@ -4,6 +4,7 @@ pub mod app;
 pub mod authority;
 pub mod caller;
 pub mod capture;
+pub mod cert_manager;
 pub mod chain;
 pub mod dice;
 pub mod disturbance;

@@ -24,6 +24,7 @@ pub mod rotation_abort;
 pub mod rotation_emergency;
 pub mod rotation_issuer_under_load;
 pub mod rotation_root_under_load;
+pub mod rotation_sources;
 pub mod rotation_with_a_silent_pod;
 pub mod standby_replaced;
 pub mod strict_and_permissive;
@@ -95,6 +96,7 @@ pub const TESTS: &[Test] = &[
     test!(rotation_issuer_under_load, Operator, 5 min, "a new issuing CA under load: no request fails, nothing restarts"),
     test!(rotation_emergency, Operator, 4 min, "a compromised root is gone soon, connections below it are closed, its leaves refused"),
     test!(rotation_abort, Operator, 5 min, "an aborted rotation goes back under load, before and after the new root signs"),
+    test!(rotation_sources, CertManager, 8 min, "built-in, Secret, cert-manager and back under load: each move is a rotation"),
     test!(rotation_with_a_silent_pod, Operator, 6 min, "a silent proxy is named and waited for as long as its leaf lives; it comes back alone"),
     test!(backup_restore, Operator, 4 min, "the authority is lost with Secret, Mesh and operator, and comes back with the same root"),
     test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
