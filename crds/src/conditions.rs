@@ -12,6 +12,8 @@ pub mod types {
     pub const AVAILABLE: &str = "Available";
     /// A change is being carried out.
     pub const PROGRESSING: &str = "Progressing";
+    /// A root or issuing CA would expire before a rotation at the present pace can end.
+    pub const TRUST_AT_RISK: &str = "TrustAtRisk";
     /// It works, but not as it should: the message says what and what to do.
     pub const DEGRADED: &str = "Degraded";
 }
@@ -48,6 +50,12 @@ pub mod reasons {
     pub const AUTHORITY_EXPIRED: &str = "AuthorityExpired";
     /// The root ends before long.
     pub const TRUST_AT_RISK: &str = "TrustAtRisk";
+    /// A step of a rotation of the CA was taken.
+    pub const ROTATION: &str = "Rotation";
+    /// A rotation of the CA is under way.
+    pub const ROTATING: &str = "Rotating";
+    /// The source of the CA offers no issuing CA that can be used.
+    pub const NO_AUTHORITY_OFFERED: &str = "NoAuthorityOffered";
     /// The CA's Secret was damaged and put back from memory.
     pub const CA_STATE_RESTORED: &str = "CaStateRestored";
     /// A trust ConfigMap was edited and put back.

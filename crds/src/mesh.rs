@@ -335,6 +335,9 @@ pub struct CertificatesStatus {
     /// Sequence of the published trust bundle.
     #[schemars(schema_with = "schemas::count")]
     pub bundle_sequence: u64,
+    /// Where root and issuing CA come from: `BuiltIn`, `Secret/NAME` or `CertManager/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// When the root that signs expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_not_after: Option<Time>,

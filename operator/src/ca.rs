@@ -7,10 +7,16 @@
 pub mod authorities;
 pub mod decide;
 pub mod ensure;
+pub mod evidence;
+pub mod external;
 pub mod issue;
 pub mod key;
+pub mod ledger;
+pub mod material;
+pub mod observe;
 pub mod restore;
 pub mod sign;
+pub mod source;
 pub mod state;
 pub mod store;
 

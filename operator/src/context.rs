@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use crate::{
-    admin::Readiness, ca::Authorities, cache::Cache, config::Config, control::Evidence, meshes::Registry,
+    admin::Readiness, ca::Authorities, cache::Cache, config::Config, control::{Evidence, Tls}, meshes::Registry,
     telemetry::Metrics,
 };
 
@@ -32,6 +32,8 @@ pub struct Ctx {
     pub authorities: Authorities,
     /// What the proxies on this replica's streams said that they live with.
     pub evidence: Evidence,
+    /// What the identity and control server proves and verifies with.
+    pub tls: Tls,
     /// What is measured.
     pub metrics: Metrics,
     /// Writes events.

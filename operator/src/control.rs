@@ -8,6 +8,7 @@ pub mod evidence;
 pub mod index;
 pub mod measure;
 pub mod protocol;
+pub mod replicas;
 pub mod server;
 pub mod stream;
 pub mod subscribers;
@@ -16,6 +17,7 @@ pub mod view;
 pub mod watch;
 
 pub use evidence::Evidence;
+pub use tls::Tls;
 
 use std::sync::Arc;
 

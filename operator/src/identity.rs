@@ -14,10 +14,12 @@ use bowline_proxy::{
     identity::spiffe::SpiffeId,
     proto::{SignRequest, SignResponse, identity_server::Identity},
 };
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    ca::{SignError, sign::MAX_CSR_BYTES},
+    ca::{SignError, sign::MAX_CSR_BYTES, store},
     context::Ctx,
     control::{measure::Measures, server::Peer},
     telemetry::MeshLabel,
@@ -72,7 +74,7 @@ impl From<SignError> for Refused {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Names { .. } => Self::Denied(error.to_string()),
-            SignError::IssuerExpired(_) | SignError::Crypto(_) => Self::Unavailable(error.to_string()),
+            SignError::IssuerExpired | SignError::NoIssuer | SignError::Crypto(_) => Self::Unavailable(error.to_string()),
             SignError::TooLarge(_) | SignError::Malformed(_) | SignError::Signature | SignError::KeyType => {
                 Self::Request(error.to_string())
             }
@@ -86,6 +88,7 @@ pub struct IdentityService {
     measures: Measures,
     limits: Limits,
     reviews: Reviews,
+    secrets: Api<Secret>,
 }
 
 impl IdentityService {
@@ -93,7 +96,7 @@ impl IdentityService {
     #[must_use]
     pub fn new(ctx: Arc<Ctx>, measures: Measures) -> Self {
         let reviews = Reviews::new(ctx.client.clone());
-        Self { ctx, measures, limits: Limits::default(), reviews }
+        Self { secrets: store::api(&ctx), ctx, measures, limits: Limits::default(), reviews }
     }
 
     async fn signed(&self, peer: &Peer, request: SignRequest) -> Result<SignResponse, Refused> {
@@ -103,18 +106,25 @@ impl IdentityService {
         if request.csr_der.len() > MAX_CSR_BYTES {
             return Err(SignError::TooLarge(request.csr_der.len()).into());
         }
+        let caller = self.reviews.authenticate(&request.token).await?;
+        check::may_join(&self.ctx, &caller, &peer.mesh).await?;
+        // The leader lets an issuing CA go when nobody has a leaf of it: none may be signed with a state that is no longer in force.
+        self.ctx.authorities.confirm(&self.secrets).await.map_err(|error| {
+            tracing::warn!(%error, "the CA's state cannot be read");
+            Refused::Unavailable("the CA's state cannot be read from the API server: try again".into())
+        })?;
         let ca = self.ctx.authorities.mesh(&peer.mesh).ok_or_else(|| {
             Refused::Unavailable(format!("Mesh {} has no certificate authority yet: see its status", peer.mesh))
         })?;
-        let caller = self.reviews.authenticate(&request.token).await?;
-        check::may_join(&self.ctx, &caller, &peer.mesh).await?;
         let id = SpiffeId::new(&ca.trust_domain, &caller.namespace, &caller.service_account)
             .map_err(|error| Refused::Denied(error.to_string()))?;
         let now = SystemTime::now();
         let leaf = ca.sign_leaf(&request.csr_der, &id, now)?;
         let now_ms = milliseconds(now);
-        let skew_ms = now_ms.saturating_sub(request.client_time_ms).unsigned_abs();
-        self.measures.skew_seconds.observe(skew_ms as f64 / 1000.0);
+        let skew_ms = request.client_time_ms.saturating_sub(now_ms);
+        self.measures.skew_seconds.observe(skew_ms.unsigned_abs() as f64 / 1000.0);
+        let pod = caller.pod.clone();
+        self.ctx.evidence.signed(&peer.mesh, &caller.uid, pod, skew_ms);
         self.ctx.metrics.ca_leaves_signed.get_or_create(&MeshLabel { mesh: peer.mesh.clone() }).inc();
         tracing::debug!(%id, pod = %caller.pod, skew_ms, "a leaf is signed");
         Ok(SignResponse { chain_der: leaf.chain_der, bundle: Some(ca.bundle.clone()), server_time_ms: now_ms })

@@ -8,6 +8,7 @@ pub mod build;
 pub mod deletion;
 pub mod fetch;
 pub mod namespaces;
+pub mod news;
 pub mod pods;
 pub mod reconcile;
 pub mod status;

@@ -107,6 +107,7 @@ fn context(
         pods,
         authorities: Authorities::new(),
         evidence: control::Evidence::default(),
+        tls: control::Tls::default(),
         metrics: Metrics::default(),
         recorder: Recorder::new(client.clone(), reporter),
         serving: Arc::new(ArcSwapOption::empty()),

@@ -1,5 +1,9 @@
 //! Logs as JSON lines, metrics for Prometheus. Reconcilers use controller-runtime's metric names, so that stock dashboards work.
 
+mod rotation;
+
+pub use rotation::{RotationMetrics, StepLabels};
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -103,6 +107,8 @@ pub struct Metrics {
     pub ca_not_after: Family<AuthorityLabels, Gauge>,
     /// Sequence of the published bundle.
     pub ca_bundle_sequence: Family<MeshLabel, Gauge>,
+    /// Rotations of the CA.
+    pub rotation: RotationMetrics,
     /// Leaves signed by this replica.
     pub ca_leaves_signed: Family<MeshLabel, Counter>,
     /// Seconds since the Unix epoch: end of the webhook's serving certificate.
@@ -126,6 +132,7 @@ impl Default for Metrics {
             mesh_pods_without_sidecar: Family::default(),
             ca_not_after: Family::default(),
             ca_bundle_sequence: Family::default(),
+            rotation: RotationMetrics::default(),
             ca_leaves_signed: Family::default(),
             webhook_certificate_not_after: Gauge::default(),
         };
@@ -141,6 +148,7 @@ impl Metrics {
     }
 
     fn register_all(&self, r: &mut Registry) {
+        self.rotation.register(r);
         r.register("controller_runtime_reconcile", "Reconciles by result", self.reconciles.clone());
         r.register("controller_runtime_reconcile_errors", "Reconciles that failed", self.errors.clone());
         r.register("controller_runtime_reconcile_time_seconds", "Seconds per reconcile", self.seconds.clone());

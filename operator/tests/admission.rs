@@ -50,7 +50,7 @@ impl Webhook {
     fn certify(&self) {
         let id: SpiffeId = plane::ID.parse().unwrap();
         let ca = self.ctx.authorities.mesh(plane::MESH).unwrap();
-        self.ctx.serving.store(Some(Arc::new(ca.issue_serving(HOST, &id, SystemTime::now()).unwrap())));
+        self.ctx.serving.store(Some(Arc::new(ca.issue_serving(HOST, &id, SystemTime::now()).unwrap().key)));
     }
 
     /// Status and body of one request.

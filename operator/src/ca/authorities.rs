@@ -1,15 +1,23 @@
 //! Every replica's memory of all Meshes' CA state: the last good one, kept fresh by a watch on the Secret.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex as Lock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Secret;
-use tokio::sync::watch;
+use kube::{Api, ResourceExt};
+use tokio::sync::{Mutex, watch};
 
 use super::{
     sign::MeshCa,
     state::{CaState, StateError},
 };
+use crate::config::CA_SECRET;
 
 /// One Mesh's CA.
 #[derive(Clone)]
@@ -35,6 +43,18 @@ pub struct Authorities {
     entries: Arc<ArcSwap<BTreeMap<String, Entry>>>,
     held: Arc<ArcSwap<BTreeMap<String, Held>>>,
     changes: watch::Sender<u64>,
+    /// Resource version of what was observed last.
+    version: Arc<Lock<u64>>,
+    reads: Arc<Reads>,
+}
+
+/// Reads of the Secret that many wait for together.
+#[derive(Default)]
+struct Reads {
+    /// How many have begun.
+    begun: AtomicU64,
+    /// The number of the last that ended well.
+    ended: Mutex<u64>,
 }
 
 impl Default for Authorities {
@@ -47,7 +67,13 @@ impl Authorities {
     /// Nothing known yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { entries: Arc::default(), held: Arc::default(), changes: watch::channel(0).0 }
+        Self {
+            entries: Arc::default(),
+            held: Arc::default(),
+            changes: watch::channel(0).0,
+            version: Arc::default(),
+            reads: Arc::default(),
+        }
     }
 
     /// The CA of a Mesh: the last good state, even when the Secret was damaged since.
@@ -80,8 +106,35 @@ impl Authorities {
         self.changes.subscribe()
     }
 
-    /// Takes over what the Secret holds now; `None`: it is gone. What is missing or damaged stays as it was.
+    /// Makes sure that memory is not older than this call: whatever is signed afterwards is signed by the issuer that is active at that
+    /// moment, however far the watch lags behind. Calls at the same time share a read.
+    ///
+    /// # Errors
+    /// When the Secret cannot be read.
+    pub async fn confirm(&self, api: &Api<Secret>) -> kube::Result<()> {
+        // A read that has begun already may have been answered before this call.
+        let wanted = self.reads.begun.load(Ordering::SeqCst) + 1;
+        let mut ended = self.reads.ended.lock().await;
+        if *ended >= wanted {
+            return Ok(());
+        }
+        let this = self.reads.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let secret = api.get_opt(CA_SECRET).await?;
+        self.observe(secret.as_ref());
+        *ended = this;
+        Ok(())
+    }
+
+    /// Takes over what the Secret holds now; `None`: it is gone. What is missing or damaged stays as it was, and so does everything when
+    /// this is older than what was observed before.
     pub fn observe(&self, secret: Option<&Secret>) {
+        let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(new) = secret.and_then(|s| s.resource_version()).and_then(|v| v.parse().ok()) {
+            if new < *version {
+                return;
+            }
+            *version = new;
+        }
         let mut entries = BTreeMap::clone(&self.entries.load());
         let mut held = BTreeMap::new();
         for (key, value) in secret.and_then(|s| s.data.as_ref()).into_iter().flatten() {
@@ -98,9 +151,16 @@ impl Authorities {
             };
             held.insert(mesh.to_owned(), judged);
         }
+        let same = **self.held.load() == held && {
+            let old = self.entries.load();
+            old.len() == entries.len() && old.iter().all(|(m, e)| entries.get(m).is_some_and(|n| Arc::ptr_eq(&e.ca, &n.ca)))
+        };
         self.entries.store(Arc::new(entries));
         self.held.store(Arc::new(held));
-        self.changes.send_modify(|n| *n += 1);
+        drop(version);
+        if !same {
+            self.changes.send_modify(|n| *n += 1);
+        }
     }
 
     /// Forgets a Mesh that is gone.

@@ -1,10 +1,21 @@
-//! What is to be done to a Mesh's CA: a pure function of its state, of what the Mesh asks for and of the time.
+//! What is to be done to a Mesh's CA: a pure function of its ledger, of what the Mesh asks for, of the evidence and of the time.
+//!
+//! A rotation is five steps, each a write that waits for its guard ([`advance`]): *Staged* (made) → *Distributed* (the new root in every
+//! bundle) → *Active* (it signs; the old *retires*) → the old issuing CA goes → the old root goes. What begins one is in [`trigger`].
 
-use std::time::{Duration, SystemTime};
+pub mod advance;
+pub mod risk;
+pub mod origin;
+pub mod trigger;
 
-use bowline_crds::mesh::AuthorityPhase;
+use std::time::Duration;
 
-use super::state::{Authority, CaState, unix};
+pub use origin::{Known, Origin, origin};
+
+use super::{
+    evidence::{Evidence, Guards, Missing},
+    ledger::{Id, Ledger, Requests, Write},
+};
 
 /// What the Mesh asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,115 +30,98 @@ pub struct Policy {
     pub issuer_lifetime: Duration,
     /// Life of leaves.
     pub leaf_lifetime: Duration,
+    /// Percent of its life after which an authority is replaced.
+    pub after_percent: u8,
+    /// What users ask for.
+    pub requests: Requests,
+    /// Roots whose key is compromised.
+    pub distrust: Vec<Id>,
+    /// Where new authorities come from.
+    pub offer: Offer,
     /// Highest bundle sequence that was ever published, as far as status and ConfigMaps tell: proxies never go back below it.
     pub published_sequence: u64,
 }
 
-/// One change of the state.
+/// Where new authorities come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// The first root, and with it the first state.
-    FirstRoot,
-    /// A new issuing CA below the root of this id; the one that signed so far retires.
-    Issuer {
-        /// Id of the root.
-        root: String,
+pub enum Offer {
+    /// The operator makes them.
+    BuiltIn,
+    /// Somebody else does, and offers these.
+    External {
+        /// The root.
+        root: Id,
+        /// The issuing CA.
+        issuer: Id,
     },
-    /// An expired issuing CA goes: nothing that it signed is valid any more.
-    DropIssuer {
-        /// Its id.
-        id: String,
-    },
-    /// Leaves live for as long as the Mesh says now.
-    LeafSeconds(u64),
-    /// The bundle gets this sequence.
-    Sequence(u64),
+    /// Somebody else does, and offers nothing (yet).
+    Nothing,
 }
 
-/// What is to be done; empty: nothing. Applying all of it and deciding again yields nothing.
+/// What follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// To be written together; empty: nothing. At most one of them is a step of a rotation.
+    pub writes: Vec<Write>,
+    /// Who holds the next step.
+    pub missing: Missing,
+}
+
+/// Decides with all guards.
 #[must_use]
-pub fn decide(observed: Option<&CaState>, policy: &Policy, now: SystemTime) -> Vec<Write> {
-    let Some(state) = observed else { return vec![Write::FirstRoot] };
+pub fn decide(ledger: Option<&Ledger>, policy: &Policy, evidence: &Evidence, now: u64) -> Decision {
+    decide_with(ledger, policy, evidence, now, Guards::ALL)
+}
+
+/// Decides; see [`Guards`].
+#[must_use]
+pub fn decide_with(
+    ledger: Option<&Ledger>,
+    policy: &Policy,
+    evidence: &Evidence,
+    now: u64,
+    guards: Guards,
+) -> Decision {
+    let Some(ledger) = ledger else {
+        let first = if policy.offer == Offer::Nothing { vec![] } else { vec![Write::First] };
+        return Decision { writes: first, ..Decision::default() };
+    };
+    let mut decision = if ledger.is_steady() {
+        Decision { writes: trigger::begin(ledger, policy, now), ..Decision::default() }
+    } else if let Some(writes) = trigger::turn_back(ledger, policy, evidence, now) {
+        Decision { writes, ..Decision::default() }
+    } else {
+        advance::advance(ledger, policy, evidence, now, guards)
+    };
+    if decision.writes.is_empty() {
+        decision.writes = tidy(ledger, policy, now);
+    }
+    decision
+}
+
+/// What has nothing to do with a rotation.
+fn tidy(ledger: &Ledger, policy: &Policy, now: u64) -> Vec<Write> {
     let mut writes = Vec::new();
-    if let Some(root) = state.active_root()
-        && unix(now) < root.not_after
-        && state.active_issuer().is_none_or(|issuer| is_due(issuer, root, now))
-    {
-        writes.push(Write::Issuer { root: root.id.clone() });
+    if ledger.is_steady() && ledger.rotation.is_some() {
+        writes.push(Write::Finish);
     }
-    for issuer in &state.issuers {
-        let replaced = issuer.phase != AuthorityPhase::Active;
-        if replaced && issuer.not_after < unix(now) {
-            writes.push(Write::DropIssuer { id: issuer.id.clone() });
-        }
-    }
-    if state.leaf_seconds != policy.leaf_lifetime.as_secs() {
+    if ledger.leaf_seconds != policy.leaf_lifetime.as_secs() {
         writes.push(Write::LeafSeconds(policy.leaf_lifetime.as_secs()));
     }
-    if state.bundle_sequence < policy.published_sequence {
+    for revoked in ledger.revoked.iter().filter(|r| r.until < now) {
+        writes.push(Write::Forget { id: revoked.id.clone() });
+    }
+    if ledger.bundle_sequence < policy.published_sequence {
         // Somebody restored an older copy: whether its roots are the published ones nobody knows, so it counts as a change.
         writes.push(Write::Sequence(policy.published_sequence + 1));
     }
     writes
 }
 
-/// Whether an issuing CA is past half of its life. One that ends with its root cannot be prolonged by another below the same root.
-fn is_due(issuer: &Authority, root: &Authority, now: SystemTime) -> bool {
-    let half = issuer.not_before + (issuer.not_after - issuer.not_before) / 2;
-    unix(now) >= half && issuer.not_after < root.not_after
-}
-
-/// When [`decide`] may next have something to do.
+/// Whether a step is irreversible, so that whom it depends on must be looked up once more before it is taken.
 #[must_use]
-pub fn next_change(state: &CaState) -> Option<SystemTime> {
-    let root = state.active_root()?;
-    let half = state
-        .active_issuer()
-        .filter(|i| i.not_after < root.not_after)
-        .map(|i| i.not_before + (i.not_after - i.not_before) / 2);
-    let dropped = state.issuers.iter().filter(|i| i.phase != AuthorityPhase::Active).map(|i| i.not_after + 1).min();
-    half.into_iter().chain(dropped).min().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s))
-}
-
-/// Where a Mesh's state is to be taken from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The Secret holds a good one.
-    Secret,
-    /// The Secret lost it, this process remembers it.
-    Memory,
-    /// There never was one, or its loss was accepted.
-    Fresh,
-    /// It is lost: a new root would cut every running workload off, so nobody makes one unasked.
-    Lost,
-}
-
-/// What is known of a Mesh's state.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// What the Secret holds.
-    pub secret: Option<&'a CaState>,
-    /// What this process remembers.
-    pub memory: Option<&'a CaState>,
-    /// Whether status or ConfigMaps show that there was one.
-    pub published: bool,
-    /// Whether somebody accepted a new root.
-    pub accept_new_root: bool,
-}
-
-/// Where to take the state from. A state of another trust domain belongs to a Mesh that is gone.
-#[must_use]
-pub fn source(known: Known<'_>, trust_domain: &str) -> Source {
-    let usable = |state: Option<&CaState>| state.is_some_and(|s| s.trust_domain == trust_domain);
-    if usable(known.secret) {
-        Source::Secret
-    } else if usable(known.memory) {
-        Source::Memory
-    } else if !known.published || known.accept_new_root {
-        Source::Fresh
-    } else {
-        Source::Lost
-    }
+pub fn is_irreversible(write: &Write) -> bool {
+    matches!(write, Write::Activate { .. } | Write::DropIssuer { .. } | Write::DropRoot { .. })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Brings a Mesh's CA to where it should be: read → source → decide → issue → write, again from the start when somebody wrote in between.
+//! Brings a Mesh's CA to where it should be: read → origin → evidence → decide → issue → write, again from the start when somebody wrote in
+//! between.
 
 use std::time::SystemTime;
 
@@ -7,9 +8,12 @@ use kube::Api;
 
 use super::{
     authorities::Held,
-    decide::{self, Known, Policy, Source, Write},
+    decide::{self, Decision, Known, Origin, Policy, is_irreversible},
+    evidence::{Evidence, Missing},
+    external::Offered,
     issue::{self, IssueError},
-    state::{CaState, StateError},
+    ledger::{Ledger, Write},
+    state::{CaState, StateError, unix},
     store,
 };
 use crate::config::CA_SECRET;
@@ -26,6 +30,9 @@ pub enum EnsureError {
     /// A key or certificate could not be made.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// The source of the CA offers nothing, and there is nothing yet.
+    #[error("there is no issuing CA yet: its source offers none")]
+    NoOffer,
     /// The API server refused.
     #[error("Secret {CA_SECRET}: {0}")]
     Api(#[from] kube::Error),
@@ -50,21 +57,44 @@ pub enum Damage {
 pub struct Ensured {
     /// As the Secret holds it now.
     pub state: CaState,
+    /// As it was before; `None`: there was none.
+    pub before: Option<Ledger>,
     /// What was changed.
     pub writes: Vec<Write>,
+    /// Who holds the next step.
+    pub missing: Missing,
+    /// What was seen of those who depend on it, if a rotation is under way.
+    pub evidence: Option<Evidence>,
     /// That it was put back, and why.
     pub restored: Option<Damage>,
 }
 
 /// What is known besides the Secret; see [`Known`].
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub struct Memory<'a> {
     /// See [`Known::memory`].
-    pub memory: Option<&'a CaState>,
+    pub state: Option<&'a CaState>,
     /// See [`Known::published`].
     pub published: bool,
     /// See [`Known::accept_new_root`].
     pub accept_new_root: bool,
+}
+
+/// Sees those who depend on the CA.
+pub trait Witness {
+    /// What they say now, about this ledger.
+    fn gather(&self, ledger: &Ledger) -> impl Future<Output = Evidence> + Send;
+    /// Whether the evidence was about every pod that there is.
+    fn is_complete(&self) -> impl Future<Output = kube::Result<bool>> + Send;
+}
+
+/// What a CA is to be made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// What the Mesh asks for.
+    pub policy: &'a Policy,
+    /// What the source offers, if it is not the operator itself.
+    pub offered: Option<&'a Offered>,
 }
 
 /// See the module.
@@ -73,13 +103,14 @@ pub struct Evidence<'a> {
 /// See [`EnsureError`].
 pub async fn ensure(
     api: &Api<Secret>,
-    policy: &Policy,
-    evidence: Evidence<'_>,
+    wish: Wish<'_>,
+    memory: Memory<'_>,
+    witness: &impl Witness,
     now: SystemTime,
 ) -> Result<Ensured, EnsureError> {
     let mut attempt = 1;
     loop {
-        match ensure_once(api, policy, evidence, now).await {
+        match ensure_once(api, wish, memory, witness, now).await {
             // Somebody wrote in between, perhaps a write of ours whose answer was lost.
             Err(EnsureError::Api(kube::Error::Api(s))) if s.code == 409 && attempt < ATTEMPTS => attempt += 1,
             ended => return ended,
@@ -89,32 +120,51 @@ pub async fn ensure(
 
 async fn ensure_once(
     api: &Api<Secret>,
-    policy: &Policy,
-    evidence: Evidence<'_>,
+    wish: Wish<'_>,
+    memory: Memory<'_>,
+    witness: &impl Witness,
     now: SystemTime,
 ) -> Result<Ensured, EnsureError> {
+    let Wish { policy, offered } = wish;
     let secret = api.get_opt(CA_SECRET).await?;
     let (held, in_secret) = store::held(secret.as_ref(), &policy.mesh);
-    let Evidence { memory, published, accept_new_root } = evidence;
-    let known = Known { secret: in_secret.as_ref(), memory, published, accept_new_root };
+    let known = Known {
+        secret: in_secret.as_ref(),
+        memory: memory.state,
+        published: memory.published,
+        accept_new_root: memory.accept_new_root,
+    };
     let damage = || match (&held, &in_secret) {
         (Held::Bad(error), _) => Damage::Bad(error.clone()),
         (_, Some(state)) => Damage::TrustDomain(state.trust_domain.clone()),
         (_, None) => Damage::Missing,
     };
-    let (base, restored) = match decide::source(known, &policy.trust_domain) {
-        Source::Secret => (in_secret.as_ref(), None),
-        Source::Memory => (memory, Some(damage())),
-        Source::Fresh => (None, None),
-        Source::Lost => return Err(EnsureError::Lost(damage())),
+    let (base, restored) = match decide::origin(known, &policy.trust_domain) {
+        Origin::Secret => (in_secret.as_ref(), None),
+        Origin::Memory => (memory.state, Some(damage())),
+        Origin::Fresh => (None, None),
+        Origin::Lost => return Err(EnsureError::Lost(damage())),
     };
-    let writes = decide::decide(base, policy, now);
+    // Gathered after the ledger was read: whoever is not in it starts later, and with nothing older than that ledger.
+    let ledger = base.map(|state| &state.ledger);
+    let evidence = match ledger {
+        Some(ledger) if !ledger.is_steady() => Some(witness.gather(ledger).await),
+        _ => None,
+    };
+    let nothing = Evidence::default();
+    let Decision { mut writes, mut missing } =
+        decide::decide(ledger, policy, evidence.as_ref().unwrap_or(&nothing), unix(now));
+    if writes.iter().any(is_irreversible) && !witness.is_complete().await? {
+        writes.clear();
+        missing.unpublished = true;
+    }
     let state = match base {
         Some(state) if writes.is_empty() => state.clone(),
-        base => issue::apply(base, &writes, policy, now)?,
+        None if writes.is_empty() => return Err(EnsureError::NoOffer),
+        base => issue::apply(base, &writes, policy, offered, now)?,
     };
     if !writes.is_empty() || restored.is_some() {
         store::write(api, secret, &policy.mesh, Some(&state)).await?;
     }
-    Ok(Ensured { state, writes, restored })
+    Ok(Ensured { before: ledger.cloned(), state, writes, missing, evidence, restored })
 }

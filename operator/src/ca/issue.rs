@@ -1,15 +1,18 @@
-//! Carries out what [`super::decide`] decided, in memory: makes keys and certificates.
+//! Carries out what [`super::decide`] decided, in memory: makes keys and certificates, or takes those that were offered.
 
 use std::time::SystemTime;
 
-use bowline_crds::mesh::AuthorityPhase;
+use bowline_crds::mesh::{AuthorityPhase, RotationKind};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 
 use super::{
-    decide::{Policy, Write},
+    decide::{Offer, Policy},
+    external::Offered,
     key::AuthorityKey,
+    ledger::{Entry, Id, Ledger, Made, Write},
+    material::{Material, MaterialError, fingerprint},
     sign::{BACKDATE, serial, whole},
-    state::{Authority, CaState, FORMAT, StateError, fingerprint, unix},
+    state::{CaState, FORMAT, StateError, at, unix},
 };
 
 /// Why an authority could not be made.
@@ -21,12 +24,18 @@ pub enum IssueError {
     /// The state names what it does not hold, or is damaged.
     #[error("the CA's state cannot be continued: {0}")]
     State(#[from] StateError),
+    /// A certificate that was just made or offered is of no use.
+    #[error("the new authority cannot be used: {0}")]
+    Material(#[from] MaterialError),
     /// A write that needs a state before there is one.
     #[error("the CA has no state yet")]
     NoState,
+    /// The source was to offer something, and does not any more.
+    #[error("the source of the CA offers nothing any more")]
+    NoOffer,
 }
 
-/// The state after all writes.
+/// The state after all writes; `offered` is what [`Offer::External`] is about.
 ///
 /// # Errors
 /// When a certificate cannot be made; the state is then as it was.
@@ -34,66 +43,103 @@ pub fn apply(
     state: Option<&CaState>,
     writes: &[Write],
     policy: &Policy,
+    offered: Option<&Offered>,
     now: SystemTime,
 ) -> Result<CaState, IssueError> {
-    let mut state = state.cloned();
+    let mut state = match state {
+        Some(state) => state.clone(),
+        None if writes == [Write::First] => CaState {
+            format: FORMAT,
+            mesh: policy.mesh.clone(),
+            trust_domain: policy.trust_domain.clone(),
+            ledger: Ledger {
+                bundle_sequence: policy.published_sequence,
+                leaf_seconds: policy.leaf_lifetime.as_secs(),
+                handled: policy.requests.clone(),
+                ..Ledger::default()
+            },
+            material: std::collections::BTreeMap::new(),
+        },
+        None => return Err(IssueError::NoState),
+    };
     for write in writes {
-        if matches!(write, Write::FirstRoot) {
-            state = Some(first(policy, now)?);
-            continue;
-        }
-        let state = state.as_mut().ok_or(IssueError::NoState)?;
-        match write {
-            Write::FirstRoot => {}
-            Write::Issuer { root } => add_issuer(state, root, policy, now)?,
-            Write::DropIssuer { id } => state.issuers.retain(|i| i.id != *id),
-            Write::LeafSeconds(seconds) => state.leaf_seconds = *seconds,
-            Write::Sequence(sequence) => state.bundle_sequence = *sequence,
-        }
+        let made = match write {
+            Write::First => Some(make(&mut state, RotationKind::Root, policy, offered, now)?),
+            Write::Stage { kind, .. } => Some(make(&mut state, *kind, policy, offered, now)?),
+            _ => None,
+        };
+        state.ledger.apply(write, made, unix(now));
     }
-    state.ok_or(IssueError::NoState)
+    state.sweep();
+    Ok(state)
 }
 
-fn first(policy: &Policy, now: SystemTime) -> Result<CaState, IssueError> {
-    let root = make_root(policy, now)?;
-    let issuer = make_issuer(&root, policy, now)?;
-    Ok(CaState {
-        format: FORMAT,
-        mesh: policy.mesh.clone(),
-        trust_domain: policy.trust_domain.clone(),
-        leaf_seconds: policy.leaf_lifetime.as_secs(),
-        bundle_sequence: policy.published_sequence + 1,
-        roots: vec![root],
-        issuers: vec![issuer],
-    })
-}
-
-fn add_issuer(state: &mut CaState, root: &str, policy: &Policy, now: SystemTime) -> Result<(), IssueError> {
-    let root = state.roots.iter().find(|r| r.id == root).ok_or(StateError::Count(0))?;
-    let issuer = make_issuer(root, policy, now)?;
-    for old in state.issuers.iter_mut().filter(|i| i.phase == AuthorityPhase::Active) {
-        old.phase = AuthorityPhase::Retiring;
+fn make(
+    state: &mut CaState,
+    kind: RotationKind,
+    policy: &Policy,
+    offered: Option<&Offered>,
+    now: SystemTime,
+) -> Result<Made, IssueError> {
+    if policy.offer != Offer::BuiltIn {
+        return take(state, kind, offered.ok_or(IssueError::NoOffer)?);
     }
-    state.issuers.push(issuer);
-    Ok(())
+    let new_root = match kind {
+        RotationKind::Root => Some(make_root(policy, now)?),
+        RotationKind::Issuer => None,
+    };
+    let issuer = match &new_root {
+        Some((root, material)) => make_issuer(root, material, policy, now)?,
+        None => {
+            let root = state.ledger.active_root().ok_or(IssueError::NoState)?;
+            make_issuer(root, state.material(&root.id)?, policy, now)?
+        }
+    };
+    let mut keep = |(entry, material): (Entry, Material)| {
+        state.material.insert(entry.id.clone(), material);
+        entry
+    };
+    Ok(Made { root: new_root.map(&mut keep), issuer: keep(issuer) })
 }
 
-fn make_root(policy: &Policy, now: SystemTime) -> Result<Authority, IssueError> {
+/// Takes what the source offers.
+fn take(state: &mut CaState, kind: RotationKind, offered: &Offered) -> Result<Made, IssueError> {
+    let (root_id, issuer_id) = (offered.root_id(), offered.issuer_id());
+    let root = match kind {
+        RotationKind::Root => Some(Entry { external: true, ..entry(root_id.clone(), None, &offered.root)? }),
+        RotationKind::Issuer => None,
+    };
+    let issuer = Entry { external: true, ..entry(issuer_id.clone(), Some(root_id.clone()), &offered.issuer)? };
+    if root.is_some() {
+        state.material.insert(root_id, offered.root.clone());
+    }
+    state.material.insert(issuer_id, offered.issuer.clone());
+    Ok(Made { root, issuer })
+}
+
+fn make_root(policy: &Policy, now: SystemTime) -> Result<(Entry, Material), IssueError> {
     let key = AuthorityKey::generate()?;
     let name = format!("{} root {}", policy.mesh, unix(now));
     let params = ca_params(policy, &name, now, now + policy.root_lifetime, BasicConstraints::Constrained(1))?;
     let certificate = params.self_signed(&key)?;
-    Ok(authority(None, &certificate, &key, now, now + policy.root_lifetime))
+    let material = Material::new(&certificate, &key);
+    Ok((entry(fingerprint(certificate.der()), None, &material)?, material))
 }
 
-fn make_issuer(root: &Authority, policy: &Policy, now: SystemTime) -> Result<Authority, IssueError> {
+fn make_issuer(
+    root: &Entry,
+    root_material: &Material,
+    policy: &Policy,
+    now: SystemTime,
+) -> Result<(Entry, Material), IssueError> {
     let key = AuthorityKey::generate()?;
-    let not_after = (now + policy.issuer_lifetime).min(root.expires());
+    let not_after = (now + policy.issuer_lifetime).min(at(root.not_after));
     let name = format!("{} issuer {}", policy.mesh, unix(now));
     let params = ca_params(policy, &name, now, not_after, BasicConstraints::Constrained(0))?;
-    let parent = Issuer::from_ca_cert_der(&root.der()?, root.signing_key()?)?;
+    let parent = Issuer::from_ca_cert_der(&root_material.der()?, root_material.signing_key()?)?;
     let certificate = params.signed_by(&key, &parent)?;
-    Ok(authority(Some(root.id.clone()), &certificate, &key, now, not_after))
+    let material = Material::new(&certificate, &key);
+    Ok((entry(fingerprint(certificate.der()), Some(root.id.clone()), &material)?, material))
 }
 
 /// SPIFFE wants the trust domain itself as the URI of a signing certificate (X509-SVID, section 2).
@@ -118,21 +164,9 @@ fn ca_params(
     Ok(params)
 }
 
-fn authority(
-    root: Option<String>,
-    certificate: &rcgen::Certificate,
-    key: &AuthorityKey,
-    now: SystemTime,
-    not_after: SystemTime,
-) -> Authority {
-    Authority {
-        id: fingerprint(certificate.der())[..16].to_owned(),
-        root,
-        phase: AuthorityPhase::Active,
-        created_at: unix(now),
-        not_before: unix(now - BACKDATE),
-        not_after: unix(not_after),
-        certificate: certificate.pem(),
-        key: key.to_pem(),
-    }
+/// An authority as its certificate says; the ledger places it.
+fn entry(id: Id, root: Option<Id>, material: &Material) -> Result<Entry, IssueError> {
+    let (not_before, not_after) = material.dates()?;
+    let phase = AuthorityPhase::Staged;
+    Ok(Entry { id, root, phase, since: 0, not_before, not_after, sequence: 0, longest_leaf: 0, external: false })
 }

@@ -15,12 +15,12 @@ impl AuthorityKey {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
     }
 
-    /// Reads PKCS #8 in PEM.
+    /// Reads PKCS #8 or SEC 1 in PEM.
     ///
     /// # Errors
     /// When it is no P-256 key.
     pub fn from_pem(pem: &str) -> Result<Self, rcgen::Error> {
-        KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256).map(Self)
+        KeyPair::from_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256).map(Self)
     }
 
     /// PKCS #8 in PEM.

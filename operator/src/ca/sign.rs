@@ -1,6 +1,9 @@
 //! Turns certificate signing requests into leaves: X.509-SVIDs (SPIFFE, X509-SVID section 4 and 5) signed by the Mesh's issuing CA.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bowline_proxy::{identity::spiffe::SpiffeId, proto::TrustBundle};
 use rcgen::{
@@ -19,7 +22,9 @@ use x509_parser::{
 
 use super::{
     key::AuthorityKey,
-    state::{CaState, StateError},
+    ledger::{Id, Ledger},
+    material::{Material, MaterialError},
+    state::{CaState, StateError, at, unix},
 };
 
 /// Largest certificate signing request, in bytes.
@@ -51,8 +56,11 @@ pub enum SignError {
         expected: String,
     },
     /// The issuing CA has expired, or would before the leaf could be used.
-    #[error("the issuing CA of Mesh {0} has expired: see the Mesh's status")]
-    IssuerExpired(String),
+    #[error("the issuing CA has expired: see the Mesh's status")]
+    IssuerExpired,
+    /// Nothing signs.
+    #[error("there is no issuing CA that signs: see the Mesh's status")]
+    NoIssuer,
     /// The signature failed.
     #[error("the leaf cannot be made: {0}")]
     Crypto(String),
@@ -67,6 +75,51 @@ pub struct SignedLeaf {
     pub not_after: SystemTime,
 }
 
+/// Signs with one issuing CA.
+#[derive(Debug)]
+pub struct Signer {
+    /// The issuing CA's certificate, then the intermediates between it and its root; DER.
+    chain: Vec<CertificateDer<'static>>,
+    /// End of its validity.
+    not_after: SystemTime,
+    issuer: Issuer<'static, AuthorityKey>,
+}
+
+impl Signer {
+    /// Prepares signing.
+    ///
+    /// # Errors
+    /// When certificate or key cannot be used.
+    pub fn new(material: &Material) -> Result<Self, MaterialError> {
+        let chain = material.chain()?;
+        let issuer = Issuer::from_ca_cert_der(&chain[0], material.signing_key()?);
+        let (_, not_after) = material.dates()?;
+        Ok(Self { issuer: issuer.map_err(|_| MaterialError::Certificate)?, chain, not_after: at(not_after) })
+    }
+
+    pub(super) fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        id: &SpiffeId,
+        dns: Option<&str>,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<SignedLeaf, SignError> {
+        let not_after = (now + life).min(self.not_after);
+        if not_after <= now {
+            return Err(SignError::IssuerExpired);
+        }
+        let mut params = leaf_params(now - BACKDATE, not_after);
+        params.subject_alt_names.push(SanType::URI(id.as_str().try_into().map_err(crypto)?));
+        if let Some(dns) = dns {
+            params.subject_alt_names.push(SanType::DnsName(dns.try_into().map_err(crypto)?));
+        }
+        let leaf = params.signed_by(key, &self.issuer).map_err(crypto)?;
+        let chain = std::iter::once(leaf.der()).chain(&self.chain);
+        Ok(SignedLeaf { chain_der: chain.map(|c| c.to_vec()).collect(), not_after: whole(not_after) })
+    }
+}
+
 /// Signs for one Mesh.
 #[derive(Debug)]
 pub struct MeshCa {
@@ -74,41 +127,52 @@ pub struct MeshCa {
     pub mesh: String,
     /// Its trust domain.
     pub trust_domain: String,
-    /// Life of leaves, unless the issuing CA ends earlier.
-    pub leaf_lifetime: Duration,
-    /// What workloads trust.
+    /// Which authorities there are; everything here follows from it.
+    pub ledger: Ledger,
+    /// What workloads trust, and whose leaves they want.
     pub bundle: TrustBundle,
-    /// The issuing CA's certificate, DER.
-    pub issuer_der: CertificateDer<'static>,
+    signers: HashMap<Id, Signer>,
+}
+
+/// A leaf of the control plane's own.
+#[derive(Debug)]
+pub struct ServingLeaf {
+    /// For TLS.
+    pub key: CertifiedKey,
+    /// Who signed it.
+    pub issuer: Id,
     /// End of its validity.
-    pub issuer_not_after: SystemTime,
-    issuer: Issuer<'static, AuthorityKey>,
+    pub not_after: SystemTime,
 }
 
 impl MeshCa {
-    /// Prepares signing with the active issuer of a state.
+    /// Prepares signing with every issuer that is in use.
     ///
     /// # Errors
     /// When there is no active issuer, or something in the state is damaged.
     pub fn new(state: &CaState) -> Result<Self, StateError> {
-        let active = state.active_issuer().ok_or(StateError::Count(0))?;
-        let issuer_der = active.der()?;
-        let issuer = Issuer::from_ca_cert_der(&issuer_der, active.signing_key()?)
-            .map_err(|_| StateError::Authority { id: active.id.clone(), fault: "its certificate is no CA's" })?;
-        let roots = state.trusted_roots().map(|a| Ok(a.der()?.to_vec())).collect::<Result<_, StateError>>()?;
+        let ledger = &state.ledger;
+        let active = ledger.active_issuer().ok_or(StateError::Count(0))?;
+        let mut signers = HashMap::new();
+        for issuer in &ledger.issuers {
+            let fault = |fault| StateError::Material { id: issuer.id.chars().take(16).collect(), fault };
+            signers.insert(issuer.id.clone(), Signer::new(state.material(&issuer.id)?).map_err(fault)?);
+        }
+        let roots = ledger.trusted_roots().map(|r| Ok(state.der(&r.id)?.to_vec())).collect::<Result<_, StateError>>()?;
+        let bundle = TrustBundle {
+            trust_domain: state.trust_domain.clone(),
+            sequence: ledger.bundle_sequence,
+            roots_der: roots,
+            issuers_sha256: vec![digest(&active.id)],
+            renew_within_seconds: ledger.renew_within,
+            revoked_sha256: ledger.revoked.iter().map(|r| digest(&r.id)).collect(),
+        };
         Ok(Self {
             mesh: state.mesh.clone(),
             trust_domain: state.trust_domain.clone(),
-            leaf_lifetime: Duration::from_secs(state.leaf_seconds),
-            bundle: TrustBundle {
-                trust_domain: state.trust_domain.clone(),
-                sequence: state.bundle_sequence,
-                roots_der: roots,
-                ..TrustBundle::default()
-            },
-            issuer_not_after: active.expires(),
-            issuer_der,
-            issuer,
+            ledger: ledger.clone(),
+            bundle,
+            signers,
         })
     }
 
@@ -119,40 +183,43 @@ impl MeshCa {
     /// Says what is wrong with the request; see [`SignError`].
     pub fn sign_leaf(&self, csr_der: &[u8], id: &SpiffeId, now: SystemTime) -> Result<SignedLeaf, SignError> {
         let key = verified_key(csr_der, id)?;
-        self.issue(&key, id, None, now)
+        let signer = self.ledger.active_issuer().and_then(|i| self.signers.get(&i.id)).ok_or(SignError::NoIssuer)?;
+        signer.sign(&key, id, None, self.leaf_lifetime(), now)
+    }
+
+    /// Life of leaves, unless their issuing CA ends earlier.
+    #[must_use]
+    pub fn leaf_lifetime(&self) -> Duration {
+        Duration::from_secs(self.ledger.leaf_seconds)
+    }
+
+    /// Who signs the control plane's own leaf at `now`.
+    #[must_use]
+    pub fn serving_issuer(&self, now: SystemTime) -> Option<&Id> {
+        self.ledger.serving_issuer(unix(now)).map(|i| &i.id)
     }
 
     /// Makes a key and a leaf for the control server of this Mesh: SPIFFE ID and the DNS name `sni`.
     ///
     /// # Errors
     /// When the issuing CA has expired or `sni` is no DNS name.
-    pub fn issue_serving(&self, sni: &str, id: &SpiffeId, now: SystemTime) -> Result<CertifiedKey, SignError> {
+    pub fn issue_serving(&self, sni: &str, id: &SpiffeId, now: SystemTime) -> Result<ServingLeaf, SignError> {
+        let issuer = self.serving_issuer(now).ok_or(SignError::NoIssuer)?;
+        let signer = self.signers.get(issuer).ok_or(SignError::NoIssuer)?;
         let key = AuthorityKey::generate().map_err(crypto)?;
-        let leaf = self.issue(&key, id, Some(sni), now)?;
+        let leaf = signer.sign(&key, id, Some(sni), self.leaf_lifetime(), now)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_der().to_vec()));
-        let signer = any_ecdsa_type(&der).map_err(|e| SignError::Crypto(e.to_string()))?;
-        Ok(CertifiedKey::new(leaf.chain_der.into_iter().map(CertificateDer::from).collect(), signer))
+        let signing = any_ecdsa_type(&der).map_err(|e| SignError::Crypto(e.to_string()))?;
+        let chain = leaf.chain_der.into_iter().map(CertificateDer::from).collect();
+        Ok(ServingLeaf { key: CertifiedKey::new(chain, signing), issuer: issuer.clone(), not_after: leaf.not_after })
     }
+}
 
-    fn issue(
-        &self,
-        key: &impl PublicKeyData,
-        id: &SpiffeId,
-        dns: Option<&str>,
-        now: SystemTime,
-    ) -> Result<SignedLeaf, SignError> {
-        let not_after = (now + self.leaf_lifetime).min(self.issuer_not_after);
-        if not_after <= now {
-            return Err(SignError::IssuerExpired(self.mesh.clone()));
-        }
-        let mut params = leaf_params(now - BACKDATE, not_after);
-        params.subject_alt_names.push(SanType::URI(id.as_str().try_into().map_err(crypto)?));
-        if let Some(dns) = dns {
-            params.subject_alt_names.push(SanType::DnsName(dns.try_into().map_err(crypto)?));
-        }
-        let leaf = params.signed_by(key, &self.issuer).map_err(crypto)?;
-        Ok(SignedLeaf { chain_der: vec![leaf.der().to_vec(), self.issuer_der.to_vec()], not_after: whole(not_after) })
-    }
+/// The bytes of a fingerprint.
+#[must_use]
+pub fn digest(id: &str) -> Vec<u8> {
+    let pairs = id.as_bytes().chunks(2);
+    pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 fn crypto(e: rcgen::Error) -> SignError {

@@ -1,20 +1,24 @@
-//! What the Secret `bowline-ca` holds for a Mesh, as JSON under the key `MESH.json`: every root and issuing CA with its phase. The
-//! model holds several of each, so that they can be replaced one after the other.
+//! What the Secret `bowline-ca` holds for a Mesh, as JSON under the key `MESH.json`: the [`Ledger`] of its roots and issuing CAs, and the
+//! certificate and key of each.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bowline_crds::mesh::AuthorityPhase;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::key::AuthorityKey;
+pub use super::material::fingerprint;
+use super::{
+    ledger::{Entry, Id, Ledger, MAX_AUTHORITIES},
+    material::{Material, MaterialError},
+};
 
 /// Version of the format; a higher one is refused, so that an older operator never rewrites what it does not understand.
 pub const FORMAT: u32 = 1;
-/// Most roots or issuers of one Mesh.
-pub const MAX_AUTHORITIES: usize = 16;
 
 /// Why a state cannot be used. No message repeats what the Secret holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,13 +37,21 @@ pub enum StateError {
     /// Of another Mesh.
     #[error("it is the state of Mesh {0:?}")]
     Mesh(String),
-    /// A certificate or key is damaged, or they do not belong together.
+    /// A certificate or key is missing or damaged, or they do not belong together.
     #[error("authority {id}: {fault}")]
     Authority {
-        /// Which.
+        /// Which: the beginning of its fingerprint.
         id: String,
         /// What is wrong.
         fault: &'static str,
+    },
+    /// The same of its certificate or key.
+    #[error("authority {id}: {fault}")]
+    Material {
+        /// Which: the beginning of its fingerprint.
+        id: String,
+        /// What is wrong.
+        fault: MaterialError,
     },
     /// Too many, or none.
     #[error("it holds {0} authorities: 1 to {MAX_AUTHORITIES} are possible")]
@@ -56,130 +68,21 @@ pub struct CaState {
     pub mesh: String,
     /// Its trust domain.
     pub trust_domain: String,
-    /// Life of leaves, in seconds: so that every replica signs alike, whatever it knows of the Mesh yet.
-    pub leaf_seconds: u64,
-    /// Raised with every change of the set of roots; never lowered.
-    pub bundle_sequence: u64,
-    /// Oldest first.
-    pub roots: Vec<Authority>,
-    /// Oldest first.
-    pub issuers: Vec<Authority>,
-}
-
-/// A root or issuing CA.
-#[derive(Clone, Serialize, Deserialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Authority {
-    /// Unique in its list: the first 16 hex digits of the certificate's SHA-256.
-    pub id: String,
-    /// For an issuer: the root that signed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<String>,
-    /// Where it stands in its life.
-    pub phase: AuthorityPhase,
-    /// Seconds since the Unix epoch.
-    pub created_at: u64,
-    /// Seconds since the Unix epoch.
-    pub not_before: u64,
-    /// Seconds since the Unix epoch.
-    pub not_after: u64,
-    /// PEM.
-    pub certificate: String,
-    /// PKCS #8, PEM; wiped when dropped.
-    #[serde(with = "wiped")]
-    pub key: Zeroizing<String>,
+    /// What there is and where it stands.
+    #[serde(flatten)]
+    pub ledger: Ledger,
+    /// Certificates and keys of everything in the ledger.
+    pub material: BTreeMap<Id, Material>,
 }
 
 impl std::fmt::Debug for CaState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CaState")
-            .field("mesh", &self.mesh)
-            .field("bundle_sequence", &self.bundle_sequence)
-            .field("roots", &self.roots)
-            .field("issuers", &self.issuers)
-            .finish_non_exhaustive()
+        f.debug_struct("CaState").field("mesh", &self.mesh).field("ledger", &self.ledger).finish_non_exhaustive()
     }
 }
 
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority")
-            .field("id", &self.id)
-            .field("phase", &self.phase)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Authority {
-    /// The certificate, DER.
-    ///
-    /// # Errors
-    /// When the PEM is damaged.
-    pub fn der(&self) -> Result<CertificateDer<'static>, StateError> {
-        CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(|_| self.fault("its certificate is no PEM"))
-    }
-
-    /// SHA-256 over the certificate's DER, lower-case hex.
-    ///
-    /// # Errors
-    /// When the PEM is damaged.
-    pub fn fingerprint(&self) -> Result<String, StateError> {
-        Ok(fingerprint(&self.der()?))
-    }
-
-    /// The private key.
-    ///
-    /// # Errors
-    /// When the PEM is damaged or no P-256 key.
-    pub fn signing_key(&self) -> Result<AuthorityKey, StateError> {
-        AuthorityKey::from_pem(&self.key).map_err(|_| self.fault("its key is no P-256 key in PKCS #8 PEM"))
-    }
-
-    /// End of its validity.
-    #[must_use]
-    pub fn expires(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(self.not_after)
-    }
-
-    fn fault(&self, fault: &'static str) -> StateError {
-        StateError::Authority { id: self.id.chars().take(16).collect(), fault }
-    }
-
-    /// That certificate, key, dates and id belong together.
-    pub(crate) fn check(&self) -> Result<(), StateError> {
-        let der = self.der()?;
-        let (rest, cert) =
-            x509_parser::parse_x509_certificate(&der).map_err(|_| self.fault("its certificate cannot be decoded"))?;
-        if !rest.is_empty() {
-            return Err(self.fault("its certificate has trailing bytes"));
-        }
-        let validity = cert.validity();
-        if u64::try_from(validity.not_after.timestamp()) != Ok(self.not_after)
-            || u64::try_from(validity.not_before.timestamp()) != Ok(self.not_before)
-        {
-            return Err(self.fault("its dates are not those of its certificate"));
-        }
-        let key = self.signing_key()?;
-        if rcgen::PublicKeyData::der_bytes(&key) != cert.public_key().subject_public_key.data.as_ref() {
-            return Err(self.fault("its key is not that of its certificate"));
-        }
-        if !fingerprint(&der).starts_with(&self.id) || self.id.len() != 16 {
-            return Err(self.fault("its id is not the beginning of its fingerprint"));
-        }
-        Ok(())
-    }
-}
-
-/// SHA-256, lower-case hex.
-#[must_use]
-pub fn fingerprint(der: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(der).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn short(id: &str) -> String {
+    id.chars().take(16).collect()
 }
 
 impl CaState {
@@ -202,15 +105,33 @@ impl CaState {
         if state.mesh != mesh {
             return Err(StateError::Mesh(state.mesh.chars().take(63).collect()));
         }
-        for list in [&state.roots, &state.issuers] {
+        for list in [&state.ledger.roots, &state.ledger.issuers] {
             if list.is_empty() || list.len() > MAX_AUTHORITIES {
                 return Err(StateError::Count(list.len()));
             }
-            for authority in list {
-                authority.check()?;
+            for entry in list {
+                let fault = |fault| StateError::Material { id: short(&entry.id), fault };
+                let material = state.material(&entry.id)?;
+                material.check(&entry.id, entry.not_before, entry.not_after).map_err(fault)?;
+                let must_sign = entry.root.is_some() || !entry.external;
+                if must_sign && material.key.is_none() {
+                    return Err(fault(MaterialError::NoKey));
+                }
             }
         }
+        state.check_signer()?;
         Ok(state)
+    }
+
+    /// That something signs, below a root that is held.
+    fn check_signer(&self) -> Result<(), StateError> {
+        let active = self.ledger.active_issuer().ok_or(StateError::Count(0))?;
+        let root = self.ledger.roots.iter().find(|r| Some(&r.id) == active.root.as_ref());
+        if root.is_some_and(|r| r.phase != AuthorityPhase::Staged) {
+            Ok(())
+        } else {
+            Err(StateError::Authority { id: short(&active.id), fault: "its root is not trusted" })
+        }
     }
 
     /// As it is written.
@@ -220,41 +141,34 @@ impl CaState {
         Zeroizing::new(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// The issuer that signs.
-    #[must_use]
-    pub fn active_issuer(&self) -> Option<&Authority> {
-        self.issuers.iter().rev().find(|a| a.phase == AuthorityPhase::Active)
+    /// Certificate and key of an authority.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn material(&self, id: &str) -> Result<&Material, StateError> {
+        let fault = "its certificate is missing";
+        self.material.get(id).ok_or_else(|| StateError::Authority { id: short(id), fault })
     }
 
-    /// The root below which new issuers are made.
-    #[must_use]
-    pub fn active_root(&self) -> Option<&Authority> {
-        self.roots.iter().rev().find(|a| a.phase == AuthorityPhase::Active)
-    }
-
-    /// Roots that workloads trust.
-    pub fn trusted_roots(&self) -> impl Iterator<Item = &Authority> {
-        self.roots.iter().filter(|a| a.phase != AuthorityPhase::Staged)
+    /// Certificate of an authority, DER.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn der(&self, id: &str) -> Result<CertificateDer<'static>, StateError> {
+        self.material(id)?.der().map_err(|fault| StateError::Material { id: short(id), fault })
     }
 
     /// The bundle, PEM.
     #[must_use]
     pub fn bundle_pem(&self) -> String {
-        self.trusted_roots().map(|a| format!("{}\n", a.certificate.trim_end())).collect()
-    }
-}
-
-/// Text that is wiped when dropped, as a plain string in JSON.
-mod wiped {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use zeroize::Zeroizing;
-
-    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, s: S) -> Result<S::Ok, S::Error> {
-        text.as_str().serialize(s)
+        let pem = |root: &Entry| self.material.get(&root.id).map(|m| format!("{}\n", m.certificate.trim_end()));
+        self.ledger.trusted_roots().filter_map(pem).collect()
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Zeroizing<String>, D::Error> {
-        String::deserialize(d).map(Zeroizing::new)
+    /// Forgets certificates and keys of what is in the ledger no more.
+    pub fn sweep(&mut self) {
+        let ledger = &self.ledger;
+        self.material.retain(|id, _| ledger.roots.iter().chain(&ledger.issuers).any(|e| e.id == *id));
     }
 }
 
@@ -262,6 +176,12 @@ mod wiped {
 #[must_use]
 pub fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The time of seconds since the Unix epoch.
+#[must_use]
+pub fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 #[cfg(test)]

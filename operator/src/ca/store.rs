@@ -87,14 +87,14 @@ fn publish(ctx: &Ctx) {
     ctx.metrics.ca_bundle_sequence.clear();
     for mesh in ctx.authorities.names() {
         let Some(state) = ctx.authorities.state(&mesh) else { continue };
-        for (kind, list) in [("root", &state.roots), ("issuer", &state.issuers)] {
+        for (kind, list) in [("root", &state.ledger.roots), ("issuer", &state.ledger.issuers)] {
             for authority in list {
-                let labels = AuthorityLabels { mesh: mesh.clone(), kind, fingerprint: authority.id.clone() };
+                let labels = AuthorityLabels { mesh: mesh.clone(), kind, fingerprint: authority.id[..16].to_owned() };
                 let at = i64::try_from(authority.not_after).unwrap_or(i64::MAX);
                 ctx.metrics.ca_not_after.get_or_create(&labels).set(at);
             }
         }
-        let sequence = i64::try_from(state.bundle_sequence).unwrap_or(i64::MAX);
+        let sequence = i64::try_from(state.ledger.bundle_sequence).unwrap_or(i64::MAX);
         ctx.metrics.ca_bundle_sequence.get_or_create(&MeshLabel { mesh }).set(sequence);
     }
 }

@@ -8,8 +8,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::{
-    decide::{Policy, Write},
+    decide::{Offer, Policy},
     issue,
+    ledger::{Requests, Write},
     sign::SignedLeaf,
     state::CaState,
 };
@@ -27,12 +28,16 @@ pub(crate) fn policy(mesh: &str) -> Policy {
         root_lifetime: hours(1000),
         issuer_lifetime: hours(100),
         leaf_lifetime: hours(24),
+        after_percent: 50,
+        requests: Requests::default(),
+        distrust: Vec::new(),
+        offer: Offer::BuiltIn,
         published_sequence: 0,
     }
 }
 
 pub(crate) fn state(mesh: &str) -> CaState {
-    issue::apply(None, &[Write::FirstRoot], &policy(mesh), start()).unwrap()
+    issue::apply(None, &[Write::First], &policy(mesh), None, start()).unwrap()
 }
 
 pub(crate) fn csr(id: &SpiffeId) -> Vec<u8> {

@@ -36,11 +36,29 @@ pub struct ProxyState {
     pub seen: SystemTime,
 }
 
+/// Most clocks that are remembered.
+const MAX_CLOCKS: usize = 20_000;
+
 type Streams = HashMap<ProxyKey, (u64, ProxyState)>;
 
-/// The proxies on this replica's streams; cheap to clone. Bounded by the number of streams.
+/// How the clock of a pod differed when this replica signed for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// The pod.
+    pub pod: Name,
+    /// Name of its Mesh.
+    pub mesh: String,
+    /// Its clock minus ours, in milliseconds.
+    pub skew_ms: i64,
+}
+
+/// What this replica knows of proxies: those on its streams, and the clocks of those that it signed for. Cheap to clone; bounded by the
+/// number of streams and by [`MAX_CLOCKS`].
 #[derive(Debug, Clone, Default)]
-pub struct Evidence(Arc<Mutex<Streams>>);
+pub struct Evidence {
+    streams: Arc<Mutex<Streams>>,
+    clocks: Arc<Mutex<HashMap<String, Clock>>>,
+}
 
 impl Evidence {
     /// A stream opened: `stream` tells it from an earlier one of the same proxy, which it replaces.
@@ -81,8 +99,28 @@ impl Evidence {
         versions
     }
 
+    /// A leaf was signed for a pod, whose clock differed by so much.
+    pub fn signed(&self, mesh: &str, uid: &str, pod: Name, skew_ms: i64) {
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if clocks.len() >= MAX_CLOCKS && !clocks.contains_key(uid) {
+            // The well-behaved tell nothing that their absence does not.
+            clocks.retain(|_, c| c.skew_ms.unsigned_abs() > 1000);
+            if clocks.len() >= MAX_CLOCKS {
+                return;
+            }
+        }
+        clocks.insert(uid.to_owned(), Clock { pod, mesh: mesh.to_owned(), skew_ms });
+    }
+
+    /// Clocks of a Mesh's pods, by UID; forgets those of which `is_there` says that they are gone.
+    pub fn clocks(&self, mesh: &str, is_there: impl Fn(&str, &Name) -> bool) -> Vec<(String, Clock)> {
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.retain(|uid, clock| is_there(uid, &clock.pod));
+        clocks.iter().filter(|(_, c)| c.mesh == mesh).map(|(uid, c)| (uid.clone(), c.clone())).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Streams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bowline_proxy::{
     identity::spiffe::SpiffeId,
-    proto::{control_server::ControlServer, identity_server::IdentityServer},
+    proto::{control_server::ControlServer, identity_server::IdentityServer, replica_server::ReplicaServer},
 };
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,7 +17,8 @@ use super::{
     measure::Measures,
     stream::ControlService,
     subscribers::Hub,
-    tls::{Tls, identity, mesh_of},
+    replicas::ReplicaService,
+    tls::{identity, mesh_of},
 };
 use crate::{
     context::{Ctx, Shutdown},
@@ -53,11 +54,11 @@ pub struct Peer {
     pub identity: Option<SpiffeId>,
 }
 
-type Services = (IdentityServer<IdentityService>, ControlServer<ControlService>);
+type Services = (IdentityServer<IdentityService>, ControlServer<ControlService>, ReplicaServer<ReplicaService>);
 
 /// Serves until shutdown.
 pub async fn run(ctx: Arc<Ctx>, hub: Hub, measures: Measures, listener: TcpListener) {
-    let tls = Tls::default();
+    let tls = ctx.tls.clone();
     tls.refresh(&ctx, &hub, std::time::SystemTime::now());
     let keep = tls.clone().keep(Arc::clone(&ctx), hub.clone());
     let server =
@@ -65,9 +66,10 @@ pub async fn run(ctx: Arc<Ctx>, hub: Hub, measures: Measures, listener: TcpListe
     let shutdown = ctx.shutdown.clone();
     let identity = IdentityServer::new(IdentityService::new(Arc::clone(&ctx), measures.clone()))
         .max_decoding_message_size(MAX_SIGN_BYTES);
+    let replica = ReplicaServer::new(ReplicaService::new(Arc::clone(&ctx))).max_decoding_message_size(MAX_SIGN_BYTES);
     let control =
         ControlServer::new(ControlService::new(ctx, hub, measures)).max_decoding_message_size(MAX_PROXY_BYTES);
-    let services = (identity, control);
+    let services = (identity, control, replica);
     let choose = move |sni: Option<&str>| tls.choose(sni);
     let serve = server.run(listener, choose, move |tls, peer| {
         connection(tls, peer.ip().to_canonical(), services.clone(), shutdown.clone())
@@ -115,11 +117,12 @@ async fn connection(tls: TlsStream<TcpStream>, ip: IpAddr, services: Services, s
 
 async fn route(
     request: http::Request<Incoming>,
-    (identity, control): Services,
+    (identity, control, replica): Services,
 ) -> Result<http::Response<Body>, Infallible> {
     match request.uri().path().rsplit_once('/').map(|(service, _)| service) {
         Some("/bowline.v1.Identity") => identity.oneshot(request).await,
         Some("/bowline.v1.Control") => control.oneshot(request).await,
-        _ => Ok(Status::unimplemented("there is no such service here: Identity and Control are served").into_http()),
+        Some("/bowline.v1.Replica") => replica.oneshot(request).await,
+        _ => Ok(Status::unimplemented("there is no such service here: Identity, Control and Replica are served").into_http()),
     }
 }

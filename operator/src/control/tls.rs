@@ -12,7 +12,7 @@ use bowline_proxy::identity::spiffe::SpiffeId;
 use rustls::{
     RootCertStore, ServerConfig,
     server::{VerifierBuilderError, WebPkiClientVerifier},
-    sign::SingleCertAndKey,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
@@ -22,7 +22,7 @@ use x509_parser::{
 
 use super::subscribers::Hub;
 use crate::{
-    ca::{MeshCa, SignError},
+    ca::{MeshCa, SignError, evidence::Holding, store},
     config::Config,
     context::Ctx,
 };
@@ -45,9 +45,13 @@ enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
+/// What a Mesh is served with.
+#[derive(Clone)]
 struct Entry {
     ca: Arc<MeshCa>,
     renew: SystemTime,
+    issuer: String,
+    key: Arc<CertifiedKey>,
     config: Arc<ServerConfig>,
 }
 
@@ -62,11 +66,34 @@ impl Tls {
         self.0.load().get(mesh_of(sni?)?).map(|e| Arc::clone(&e.config))
     }
 
-    /// Keeps all fresh until it is dropped; tells `hub` of the bundles.
+    /// What this replica lives with: evidence for rotations.
+    #[must_use]
+    pub fn holding(&self, mesh: &str) -> Option<Holding> {
+        let entries = self.0.load();
+        let entry = entries.get(mesh)?;
+        Some(Holding { revision: entry.ca.ledger.revision, issuer: entry.issuer.clone() })
+    }
+
+    /// The control plane's own leaf, to prove to other replicas.
+    #[must_use]
+    pub fn leaf(&self, mesh: &str) -> Option<Arc<CertifiedKey>> {
+        self.0.load().get(mesh).map(|e| Arc::clone(&e.key))
+    }
+
+    /// Keeps all fresh until it is dropped; tells `hub` of the bundles. Without the API server it goes on with what it has: a leaf that was
+    /// signed with a state that is no longer in force would outlive what rotations wait for.
     pub async fn keep(self, ctx: Arc<Ctx>, hub: Hub) {
         let mut changes = ctx.authorities.subscribe();
+        let secrets = store::api(&ctx);
         loop {
-            let wait = self.refresh(&ctx, &hub, SystemTime::now());
+            changes.borrow_and_update();
+            let wait = match ctx.authorities.confirm(&secrets).await {
+                Ok(()) => self.refresh(&ctx, &hub, SystemTime::now()),
+                Err(error) => {
+                    tracing::warn!(%error, "the CA's state cannot be read: the control plane's own certificates stay as they are");
+                    RETRY
+                }
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
@@ -83,12 +110,12 @@ impl Tls {
             let Some(ca) = ctx.authorities.mesh(&mesh) else { continue };
             let known = old.get(&mesh);
             let entry = match known.filter(|k| Arc::ptr_eq(&k.ca, &ca) && now < k.renew) {
-                Some(known) => Ok(known.copy()),
-                None => make(ctx, &mesh, ca.clone(), now),
+                Some(known) => Ok(known.clone()),
+                None => make(ctx, &mesh, known, ca.clone(), now),
             };
             let entry = entry.or_else(|error| {
                 tracing::error!(mesh, %error, "the control plane's own certificate cannot be made, it is tried again");
-                known.map(Entry::copy).ok_or(error)
+                known.cloned().ok_or(error)
             });
             // Whoever connects finds the bundle.
             hub.set_bundle(&mesh, ca.bundle.clone());
@@ -104,22 +131,29 @@ impl Tls {
     }
 }
 
-impl Entry {
-    fn copy(&self) -> Self {
-        Self { ca: Arc::clone(&self.ca), renew: self.renew, config: Arc::clone(&self.config) }
-    }
-}
-
 /// The Mesh that an SNI names.
 #[must_use]
 pub fn mesh_of(sni: &str) -> Option<&str> {
     sni.strip_suffix(&Config::control_sni(""))
 }
 
-fn make(ctx: &Ctx, mesh: &str, ca: Arc<MeshCa>, now: SystemTime) -> Result<Entry, TlsError> {
-    let id: SpiffeId = ctx.config.control_identity(&ca.trust_domain).parse()?;
-    let key = ca.issue_serving(&Config::control_sni(mesh), &id, now)?;
-    let life = ca.leaf_lifetime.min(ca.issuer_not_after.duration_since(now).unwrap_or_default());
+/// A leaf stays while its issuer is the one to serve with: only what is verified against changes with most states.
+fn make(
+    ctx: &Ctx,
+    mesh: &str,
+    known: Option<&Entry>,
+    ca: Arc<MeshCa>,
+    now: SystemTime,
+) -> Result<Entry, TlsError> {
+    let kept = known.filter(|k| Some(&k.issuer) == ca.serving_issuer(now) && now < k.renew);
+    let (key, issuer, renew) = if let Some(known) = kept {
+        (Arc::clone(&known.key), known.issuer.clone(), known.renew)
+    } else {
+        let id: SpiffeId = ctx.config.control_identity(&ca.trust_domain).parse()?;
+        let leaf = ca.issue_serving(&Config::control_sni(mesh), &id, now)?;
+        let life = leaf.not_after.duration_since(now).unwrap_or_default();
+        (Arc::new(leaf.key), leaf.issuer, now + life / 2)
+    };
     let mut roots = RootCertStore::empty();
     for der in &ca.bundle.roots_der {
         roots.add(CertificateDer::from(der.as_slice()))?;
@@ -132,11 +166,11 @@ fn make(ctx: &Ctx, mesh: &str, ca: Arc<MeshCa>, now: SystemTime) -> Result<Entry
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&key))));
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would keep an identity that is no longer verified.
     config.send_tls13_tickets = 0;
-    Ok(Entry { ca, renew: now + life / 2, config: Arc::new(config) })
+    Ok(Entry { ca, renew, issuer, key, config: Arc::new(config) })
 }
 
 /// The SPIFFE ID of a verified certificate: its only URI (X509-SVID, section 2).

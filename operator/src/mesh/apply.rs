@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     build::{Change, Plan},
-    status::News,
+    news::News,
 };
 
 /// Field manager of this reconciler.

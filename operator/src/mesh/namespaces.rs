@@ -8,7 +8,7 @@ use bowline_crds::{
 };
 use kube::ResourceExt;
 
-use super::{apply, status::News};
+use super::{apply, news::News};
 use crate::{context::Ctx, meshes::Membership};
 
 /// Runs for as long as it is polled; leader only.

@@ -14,25 +14,35 @@ use super::{
     build::{Plan, build, config_map},
     deletion::{Stage, stage},
     fetch::{Observed, fetch},
-    status::{self, Facts, News, Verdict},
+    news,
+    status::{self, Facts, Verdict},
     validate::{InvalidSpec, Valid, validate},
 };
 use crate::{
     ca::{
-        decide::{Policy, Write, next_change},
-        ensure::{EnsureError, Ensured, Evidence, ensure},
-        state::CaState,
+        decide::{Offer, Policy, risk::at_risk, trigger::next_due},
+        ensure::{EnsureError, Ensured, Memory, Wish, ensure},
+        evidence::SKEW_BOUND,
+        observe::Observer,
+        source::{self, SourceError},
+        state::{CaState, at, unix},
         store,
     },
     cache::Cache,
     config::CA_SECRET,
     context::Ctx,
-    telemetry::MeshLabel,
+    telemetry::{MeshLabel, StepLabels},
     webhook,
 };
 
 /// Looked at again after this long, whatever else happens.
 const RESYNC: Duration = Duration::from_secs(3600);
+/// The same while a rotation is under way: who is waited for tells other replicas, not the API server.
+const ROTATING: Duration = Duration::from_secs(1);
+/// The same while a rotation waits for somebody for a while.
+const ROTATING_SLOWLY: Duration = Duration::from_secs(5);
+/// The same where the CA comes from somewhere else.
+const SOURCE_RESYNC: Duration = Duration::from_secs(15);
 
 /// Why a reconcile failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +53,9 @@ pub enum ReconcileError {
     /// There is no CA.
     #[error(transparent)]
     Ca(#[from] EnsureError),
+    /// The CA is to come from somewhere that offers none.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -65,6 +78,7 @@ impl ReconcileError {
                      its certificate is renewed"
                 ),
             },
+            Self::Source(SourceError::Secret { .. }) => Verdict::Failed { reason: reasons::NO_AUTHORITY_OFFERED, message },
             Self::Ca(EnsureError::Api(e)) | Self::Webhook(e) if is_forbidden(e) => forbidden(message),
             Self::Apply(e) if e.is_forbidden() => forbidden(message),
             _ => Verdict::Failed { reason: reasons::API_ERROR, message },
@@ -107,7 +121,7 @@ pub async fn reconcile(
         Stage::Wanted => wanted(ctx, &observed, now).await,
         Stage::Held => {
             let ca = ctx.authorities.state(&observed.mesh.name_any());
-            report(ctx, &observed, ca.as_deref(), &Verdict::Held, now).await?;
+            report(ctx, &observed, ca.as_deref(), None, &Verdict::Held, now).await?;
             Ok(RESYNC)
         }
         Stage::Leaving => leave(ctx, &observed, now).await,
@@ -119,44 +133,111 @@ async fn wanted(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durat
     let name = observed.mesh.name_any();
     let remembered = ctx.authorities.state(&name);
     let outcome = bring_about(ctx, observed, remembered.as_deref(), now).await;
-    let (ca, verdict) = match &outcome {
-        Ok(ca) => (Some(ca), Verdict::Done),
+    let (ca, rotation, verdict) = match &outcome {
+        Ok(done) => {
+            let verdict = done.source.as_ref().map_or(Verdict::Done, |error| Verdict::NoSource(error.to_string()));
+            (Some(&done.ensured.state), Some(&done.ensured), verdict)
+        }
         Err(error) => {
             tracing::warn!(mesh = name, %error, "the Mesh cannot be reconciled");
-            (remembered.as_deref(), error.verdict(&ctx.config.namespace))
+            (remembered.as_deref(), None, error.verdict(&ctx.config.namespace))
         }
     };
-    let reported = report(ctx, observed, ca, &verdict, now).await;
+    let reported = report(ctx, observed, ca, rotation, &verdict, now).await;
     match outcome {
-        Ok(ca) => {
+        Ok(done) => {
             reported?;
-            let change = next_change(&ca).and_then(|at| at.duration_since(now).ok());
-            Ok(change.map_or(RESYNC, |wait| (wait + Duration::from_secs(1)).min(RESYNC)))
+            Ok(done.next_look(now))
         }
         Err(error) if error.is_transient() => Err(error),
         Err(_) => reported.map(|()| RESYNC).map_err(Into::into),
     }
 }
 
-/// Validate → CA → build → apply.
+/// What a reconcile came to.
+struct Done {
+    ensured: Ensured,
+    after_percent: u8,
+    /// The CA comes from somewhere else.
+    external: bool,
+    /// Why its source offers nothing.
+    source: Option<SourceError>,
+}
+
+impl Done {
+    /// When to look again.
+    fn next_look(&self, now: SystemTime) -> Duration {
+        let ledger = &self.ensured.state.ledger;
+        if let Some(rotation) = ledger.rotation.as_ref().filter(|_| !ledger.is_steady()) {
+            let long = !self.ensured.missing.is_empty() && unix(now) > rotation.began + 120;
+            return if long { ROTATING_SLOWLY } else { ROTATING };
+        }
+        if ledger.rotation.is_some() || !self.ensured.writes.is_empty() {
+            return ROTATING;
+        }
+        let due = next_due(ledger, self.after_percent).and_then(|due| at(due).duration_since(now).ok());
+        let most = if self.external { SOURCE_RESYNC } else { RESYNC };
+        due.map_or(most, |wait| (wait + Duration::from_secs(1)).min(most))
+    }
+}
+
+/// Validate → source → CA → build → apply.
 async fn bring_about(
     ctx: &Ctx,
     observed: &Observed,
     remembered: Option<&CaState>,
     now: SystemTime,
-) -> Result<CaState, ReconcileError> {
+) -> Result<Done, ReconcileError> {
     let valid = validate(&observed.mesh)?;
-    let policy = policy(&valid, observed);
+    let external = valid.source.secret.is_some() || valid.source.cert_manager.is_some();
+    let fetched =
+        source::fetch(ctx, &valid.source, &valid.name, &valid.trust_domain, valid.issuer_lifetime, now).await;
+    let (offered, source) = match fetched {
+        Ok(offered) => (offered, None),
+        Err(error) => (None, Some(error)),
+    };
+    let offer = match &offered {
+        Some(offered) => offered.offer(),
+        None if external => Offer::Nothing,
+        None => Offer::BuiltIn,
+    };
+    let policy = policy(&valid, observed, offer);
     let accept_new_root = observed.mesh.annotations().get(NEW_ROOT_ANNOTATION).is_some_and(|v| v == "true");
-    let evidence = Evidence { memory: remembered, published: policy.published_sequence > 0, accept_new_root };
-    let ensured = ensure(&store::api(ctx), &policy, evidence, now).await?;
+    let memory = Memory { state: remembered, published: policy.published_sequence > 0, accept_new_root };
+    let witness = Observer { ctx, mesh: &valid.name, published: published_everywhere(observed) };
+    let wish = Wish { policy: &policy, offered: offered.as_ref() };
+    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, now).await, source) {
+        (Err(EnsureError::NoOffer), Some(error)) => return Err(ReconcileError::Source(error)),
+        (ensured, source) => (ensured?, source),
+    };
+    let (ensured, source) = ensured;
     let plan = build(observed, &valid, &ensured.state, &ctx.config);
-    apply::events(&ctx.recorder, observed.mesh.as_ref(), &what_happened(ctx, &ensured, &plan)).await;
+    apply::events(&ctx.recorder, observed.mesh.as_ref(), &news::what_happened(ctx, &ensured, &plan)).await;
     apply::config_maps(&ctx.client, &plan).await?;
-    Ok(ensured.state)
+    abandon_old_source(ctx, observed, &valid, &ensured).await;
+    Ok(Done { ensured, after_percent: valid.after_percent, external, source })
 }
 
-fn policy(valid: &Valid, observed: &Observed) -> Policy {
+/// A Certificate that is no longer the source goes once nothing depends on what it brought.
+async fn abandon_old_source(ctx: &Ctx, observed: &Observed, valid: &Valid, ensured: &Ensured) {
+    let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
+    let Some(was) = was.filter(|was| **was != source::name(&valid.source)) else { return };
+    if ensured.state.ledger.is_steady()
+        && let Err(error) = source::abandon(ctx, was).await
+    {
+        tracing::warn!(mesh = valid.name, was, %error, "the Certificate of the former source cannot be deleted");
+    }
+}
+
+/// The lowest sequence of a bundle that is mounted anywhere.
+fn published_everywhere(observed: &Observed) -> u64 {
+    let sequence = |namespace: &String| {
+        observed.config_maps.get(namespace).and_then(|map| config_map::sequence(map)).unwrap_or_default()
+    };
+    observed.members.iter().chain(observed.config_maps.keys()).map(sequence).min().unwrap_or(u64::MAX)
+}
+
+fn policy(valid: &Valid, observed: &Observed, offer: Offer) -> Policy {
     let status = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).map(|c| c.bundle_sequence);
     let published = observed.config_maps.values().filter_map(|m| config_map::sequence(m)).chain(status).max();
     Policy {
@@ -165,38 +246,12 @@ fn policy(valid: &Valid, observed: &Observed) -> Policy {
         root_lifetime: valid.root_lifetime,
         issuer_lifetime: valid.issuer_lifetime,
         leaf_lifetime: valid.leaf_lifetime,
+        after_percent: valid.after_percent,
+        requests: valid.requests.clone(),
+        distrust: valid.distrust.clone(),
+        offer,
         published_sequence: published.unwrap_or_default(),
     }
-}
-
-/// Events about what was done, as opposed to how it stands now.
-fn what_happened(ctx: &Ctx, ensured: &Ensured, plan: &Plan) -> Vec<News> {
-    let mut news = Vec::new();
-    if let Some(damage) = &ensured.restored {
-        let message = format!(
-            "Secret {}/{CA_SECRET} was damaged ({damage}) and has been put back from memory: keep others from writing to it",
-            ctx.config.namespace
-        );
-        news.push(News { warning: true, reason: reasons::CA_STATE_RESTORED.into(), message });
-    }
-    for write in &ensured.writes {
-        let message = match write {
-            Write::FirstRoot => "the first root and issuing CA were made",
-            Write::Issuer { .. } => "a new issuing CA was made; the previous one no longer signs",
-            Write::DropIssuer { .. } | Write::LeafSeconds(_) | Write::Sequence(_) => continue,
-        };
-        news.push(News { warning: false, reason: reasons::AUTHORITY_CREATED.into(), message: message.into() });
-    }
-    for change in plan.apply.iter().filter(|c| c.repairs) {
-        let map = &change.object;
-        let message = format!(
-            "ConfigMap {}/{} had been edited and was put back: it belongs to the operator, which keeps it as the Mesh says",
-            map.namespace().unwrap_or_default(),
-            map.name_any()
-        );
-        news.push(News { warning: true, reason: reasons::CONFIG_MAP_REPAIRED.into(), message });
-    }
-    news
 }
 
 /// Status and events, each only when there is something new to say.
@@ -204,16 +259,18 @@ async fn report(
     ctx: &Ctx,
     observed: &Observed,
     ca: Option<&CaState>,
+    rotation: Option<&Ensured>,
     verdict: &Verdict,
     now: SystemTime,
 ) -> Result<(), ApplyError> {
     let before = observed.mesh.status.as_ref();
-    let after = status::build(Facts { observed, ca, verdict, now });
+    let after = status::build(Facts { observed, ca, rotation, verdict, now });
+    measure_ca(ctx, observed, ca, rotation, now);
     if before == Some(&after) {
         return Ok(());
     }
     apply::status(&ctx.client, &observed.mesh.name_any(), &after).await?;
-    apply::events(&ctx.recorder, observed.mesh.as_ref(), &status::news(before, &after)).await;
+    apply::events(&ctx.recorder, observed.mesh.as_ref(), &news::news(before, &after)).await;
     Ok(())
 }
 
@@ -224,7 +281,7 @@ async fn leave(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durati
     if let Err(error) = outcome {
         tracing::warn!(mesh = name, %error, "the Mesh cannot be removed");
         let ca = ctx.authorities.state(&name);
-        report(ctx, observed, ca.as_deref(), &error.verdict(&ctx.config.namespace), now).await?;
+        report(ctx, observed, ca.as_deref(), None, &error.verdict(&ctx.config.namespace), now).await?;
         return Err(error);
     }
     tracing::info!(mesh = name, "everything that the Mesh made is gone");
@@ -235,6 +292,10 @@ async fn leave(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durati
 
 async fn dismantle(ctx: &Ctx, observed: &Observed) -> Result<(), ReconcileError> {
     webhook::configuration::withdraw(ctx).await.map_err(ReconcileError::Webhook)?;
+    let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
+    if let Some(was) = was {
+        source::abandon(ctx, was).await.map_err(EnsureError::Api)?;
+    }
     let plan = Plan { apply: Vec::new(), delete: observed.config_maps.values().cloned().collect() };
     apply::config_maps(&ctx.client, &plan).await?;
     let api = store::api(ctx);
@@ -248,6 +309,29 @@ async fn dismantle(ctx: &Ctx, observed: &Observed) -> Result<(), ReconcileError>
     Ok(())
 }
 
+fn measure_ca(ctx: &Ctx, observed: &Observed, ca: Option<&CaState>, rotation: Option<&Ensured>, now: SystemTime) {
+    let label = MeshLabel { mesh: observed.mesh.name_any() };
+    let metrics = &ctx.metrics.rotation;
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let at_risk = ca.is_some_and(|ca| at_risk(&ca.ledger, unix(now)).is_some());
+    metrics.at_risk.get_or_create(&label).set(at_risk.into());
+    let steady = ca.is_none_or(|ca| ca.ledger.is_steady());
+    let missing = rotation.map(|r| &r.missing).filter(|_| !steady);
+    metrics.waiting_proxies.get_or_create(&label).set(missing.map_or(0, |m| count(m.proxies.len())));
+    metrics.waiting_replicas.get_or_create(&label).set(missing.map_or(0, |m| count(m.replicas.len())));
+    let began = ca.and_then(|ca| ca.ledger.rotation.as_ref()).filter(|_| !steady).map_or(0, |r| r.began);
+    metrics.began.get_or_create(&label).set(i64::try_from(began).unwrap_or(i64::MAX));
+    if let Some(evidence) = rotation.and_then(|r| r.evidence.as_ref()) {
+        let skewed = evidence.proxies.iter().filter(|p| p.skew.is_some_and(|s| s.unsigned_abs() > SKEW_BOUND)).count();
+        metrics.skewed.get_or_create(&label).set(count(skewed));
+    }
+    for write in rotation.iter().flat_map(|r| &r.writes) {
+        if let Some(step) = news::step(write) {
+            metrics.steps.get_or_create(&StepLabels { mesh: label.mesh.clone(), step }).inc();
+        }
+    }
+}
+
 fn measure(ctx: &Ctx, observed: &Observed) {
     let label = MeshLabel { mesh: observed.mesh.name_any() };
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -259,6 +343,7 @@ fn measure(ctx: &Ctx, observed: &Observed) {
 
 fn unmeasure(ctx: &Ctx, mesh: &str) {
     let label = MeshLabel { mesh: mesh.into() };
+    ctx.metrics.rotation.forget(&label);
     ctx.metrics.mesh_namespaces.remove(&label);
     ctx.metrics.mesh_proxies.remove(&label);
     ctx.metrics.mesh_proxies_ready.remove(&label);

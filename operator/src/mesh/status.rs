@@ -1,11 +1,13 @@
 //! The Mesh's status: a pure function of what was found, what was done and what the status said before.
 
+mod rotation;
+
 use std::time::SystemTime;
 
 use bowline_crds::{
     Mesh, MeshStatus,
     conditions::{reasons, types},
-    mesh::{AuthorityStatus, CertificatesStatus, NamespacesStatus, ProxiesStatus, VersionCount},
+    mesh::{NamespacesStatus, ProxiesStatus, VersionCount},
 };
 use bowline_proxy::bootstrap::VERSION;
 use k8s_openapi::{
@@ -17,7 +19,10 @@ use super::{
     fetch::Observed,
     pods::{NAMED, named},
 };
-use crate::ca::state::{Authority, CaState, unix};
+use crate::ca::{
+    ensure::Ensured,
+    state::{CaState, unix},
+};
 
 /// Names of member namespaces that are listed at most.
 const LISTED: usize = 100;
@@ -41,6 +46,8 @@ pub enum Verdict {
         /// What failed.
         message: String,
     },
+    /// Everything is in place, but the source of the CA offers nothing that could replace it; why.
+    NoSource(String),
     /// It is being deleted, and workloads hold it.
     Held,
     /// It is being deleted.
@@ -54,6 +61,8 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     /// The CA, if there is one.
     pub ca: Option<&'a CaState>,
+    /// What was done to it, and who is waited for.
+    pub rotation: Option<&'a Ensured>,
     /// How the reconcile ended.
     pub verdict: &'a Verdict,
     /// Time of the reconcile.
@@ -70,7 +79,7 @@ pub fn build(facts: Facts<'_>) -> MeshStatus {
         conditions: Vec::new(),
         version: Some(VERSION.into()),
         mtls_mode: Some(mesh.spec.mtls.mode),
-        certificates: facts.ca.map(certificates).or_else(|| before.certificates.clone()),
+        certificates: facts.ca.map(|ca| rotation::certificates(ca, facts)).or_else(|| before.certificates.clone()),
         proxies: Some(proxies(facts.observed)),
         namespaces: Some(namespaces(facts.observed)),
     };
@@ -128,12 +137,12 @@ fn bounded(mut message: String) -> String {
 fn conditions(facts: Facts<'_>, before: &MeshStatus) -> Vec<Draft> {
     let as_expected = |kind| draft(kind, false, reasons::AS_EXPECTED, "");
     let mut all = match facts.verdict {
-        Verdict::Done => match conflict(facts.observed) {
+        Verdict::Done | Verdict::NoSource(_) => match conflict(facts.observed) {
             None => vec![
                 draft(types::READY, true, reasons::RECONCILED, "everything is in place"),
                 as_expected(types::RECONCILING),
                 as_expected(types::STALLED),
-                as_expected(types::PROGRESSING),
+                rotation::progressing(facts).unwrap_or_else(|| as_expected(types::PROGRESSING)),
             ],
             Some(message) => stalled(reasons::NAMESPACE_CONFLICT, &message),
         },
@@ -161,6 +170,7 @@ fn conditions(facts: Facts<'_>, before: &MeshStatus) -> Vec<Draft> {
         }
     };
     all.insert(3, available(facts));
+    all.push(rotation::trust(facts));
     all.push(degraded(facts));
     all
 }
@@ -206,7 +216,7 @@ fn held(observed: &Observed) -> String {
 }
 
 fn available(facts: Facts<'_>) -> Draft {
-    match facts.ca.and_then(CaState::active_issuer) {
+    match facts.ca.and_then(|ca| ca.ledger.active_issuer()) {
         Some(issuer) if issuer.not_after > unix(facts.now) => {
             draft(types::AVAILABLE, true, reasons::AS_EXPECTED, "workloads can join and renew their identities")
         }
@@ -221,11 +231,12 @@ fn degraded(facts: Facts<'_>) -> Draft {
         Verdict::Failed { reason, message } | Verdict::Stalled { reason, message } => {
             draft(types::DEGRADED, true, reason, message)
         }
+        Verdict::NoSource(message) => draft(types::DEGRADED, true, reasons::NO_AUTHORITY_OFFERED, message),
         _ if !facts.observed.conflicts.is_empty() => {
             draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflict(facts.observed).unwrap_or_default())
         }
-        _ if facts.ca.is_some_and(|ca| root_at_risk(ca, facts.now)) => {
-            draft(types::DEGRADED, true, reasons::TRUST_AT_RISK, "less than a fifth of the root's life is left")
+        _ if rotation::risk(facts).is_some() => {
+            draft(types::DEGRADED, true, reasons::TRUST_AT_RISK, rotation::risk(facts).unwrap_or_default())
         }
         _ if !missing.is_empty() => draft(
             types::DEGRADED,
@@ -239,34 +250,6 @@ fn degraded(facts: Facts<'_>) -> Draft {
             ),
         ),
         _ => draft(types::DEGRADED, false, reasons::AS_EXPECTED, ""),
-    }
-}
-
-fn root_at_risk(ca: &CaState, now: SystemTime) -> bool {
-    ca.active_root().is_some_and(|root| {
-        let left = root.not_after.saturating_sub(unix(now));
-        left < (root.not_after - root.not_before) / 5
-    })
-}
-
-fn certificates(ca: &CaState) -> CertificatesStatus {
-    CertificatesStatus {
-        bundle_sequence: ca.bundle_sequence,
-        root_not_after: ca.active_root().map(|r| time(r.not_after)),
-        rotation: None,
-        roots: ca.roots.iter().map(authority).collect(),
-        issuers: ca.issuers.iter().map(authority).collect(),
-    }
-}
-
-fn authority(a: &Authority) -> AuthorityStatus {
-    AuthorityStatus {
-        fingerprint: a.fingerprint().unwrap_or_default(),
-        phase: a.phase,
-        since: None,
-        dependents: None,
-        not_before: time(a.not_before),
-        not_after: time(a.not_after),
     }
 }
 
@@ -297,35 +280,4 @@ fn namespaces(observed: &Observed) -> NamespacesStatus {
 fn time(seconds: u64) -> Time {
     let at = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
     Time(at.unwrap_or(Timestamp::UNIX_EPOCH))
-}
-
-/// What somebody should be told: what changed for the worse or back to good between two statuses.
-#[must_use]
-pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
-    let was = |kind: &str| before.and_then(|b| b.conditions.iter().find(|c| c.type_ == kind));
-    let mut news = Vec::new();
-    for condition in &after.conditions {
-        let same = was(&condition.type_).is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
-        let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED) && condition.status == "True";
-        let good = condition.type_ == types::READY && condition.status == "True";
-        if same || !(bad || good) {
-            continue;
-        }
-        let item = News { warning: bad, reason: condition.reason.clone(), message: condition.message.clone() };
-        if !news.contains(&item) {
-            news.push(item);
-        }
-    }
-    news
-}
-
-/// One event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
-    /// Whether it is a warning.
-    pub warning: bool,
-    /// CamelCase.
-    pub reason: String,
-    /// For people.
-    pub message: String,
 }

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use bowline_crds::{Mesh, duration, mesh::rules};
+use bowline_crds::{
+    Mesh, duration,
+    mesh::{Source, rules},
+    names::{ABORT_ROTATION_ANNOTATION, DISTRUST_ANNOTATION, ROTATE_ISSUER_ANNOTATION, ROTATE_ROOT_ANNOTATION},
+};
 use bowline_proxy::{bootstrap::ports, identity::spiffe::is_trust_domain};
 use kube::{ResourceExt, core::Selector};
+
+use crate::ca::ledger::Requests;
 
 /// Why a Mesh cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +32,20 @@ pub enum InvalidSpec {
     /// Life spans are too short, too long or in the wrong order.
     #[error("spec.certificates: {0}")]
     Lifetimes(&'static str),
+    /// A fingerprint that is none.
+    #[error("{field} holds {found:?}: use SHA-256 fingerprints of 64 lower-case hex digits, as status.certificates.roots shows them")]
+    Fingerprint {
+        /// Field or annotation.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// Two sources at once.
+    #[error("spec.certificates.source names a secret and certManager: name one of them")]
+    Source,
+    /// A share that is none.
+    #[error("spec.certificates.rotation.afterPercent is {0}: use 10 to 80")]
+    Percent(u8),
     /// The selector cannot be one.
     #[error("spec.injection.namespaceSelector: {0}")]
     Selector(String),
@@ -52,6 +72,14 @@ pub struct Valid {
     pub issuer_lifetime: Duration,
     /// Life of leaves.
     pub leaf_lifetime: Duration,
+    /// Percent of its life after which an authority is replaced.
+    pub after_percent: u8,
+    /// What users ask for, by field or annotation.
+    pub requests: Requests,
+    /// Fingerprints of roots whose key is compromised.
+    pub distrust: Vec<String>,
+    /// Where root and issuing CA come from.
+    pub source: Source,
 }
 
 /// See the module.
@@ -75,7 +103,17 @@ pub fn validate(mesh: &Mesh) -> Result<Valid, InvalidSpec> {
         root_lifetime: read("rootLifetime", &certificates.root_lifetime)?,
         issuer_lifetime: read("issuerLifetime", &certificates.issuer_lifetime)?,
         leaf_lifetime: read("leafLifetime", &certificates.leaf_lifetime)?,
+        after_percent: certificates.rotation.after_percent,
+        requests: requests(mesh),
+        distrust: distrust(mesh)?,
+        source: certificates.source.clone(),
     };
+    if !(10..=80).contains(&valid.after_percent) {
+        return Err(InvalidSpec::Percent(valid.after_percent));
+    }
+    if valid.source.secret.is_some() && valid.source.cert_manager.is_some() {
+        return Err(InvalidSpec::Source);
+    }
     if !(rules::MIN_LEAF..=rules::MAX_LEAF).contains(&valid.leaf_lifetime) {
         return Err(InvalidSpec::Lifetimes(rules::LEAF_RANGE));
     }
@@ -95,6 +133,37 @@ pub fn validate(mesh: &Mesh) -> Result<Valid, InvalidSpec> {
         Selector::try_from(selector).map_err(|e| InvalidSpec::Selector(e.to_string()))?;
     }
     Ok(valid)
+}
+
+/// Longest text of a request that is kept, in characters.
+const MAX_REQUEST: usize = 63;
+
+fn requests(mesh: &Mesh) -> Requests {
+    let rotation = &mesh.spec.certificates.rotation;
+    let asked = |field: &Option<String>, annotation: &str| {
+        let texts = field.iter().chain(mesh.annotations().get(annotation));
+        texts.filter(|t| !t.is_empty()).map(|t| t.chars().take(MAX_REQUEST).collect()).collect()
+    };
+    Requests {
+        root: asked(&rotation.root, ROTATE_ROOT_ANNOTATION),
+        issuer: asked(&rotation.issuer, ROTATE_ISSUER_ANNOTATION),
+        abort: asked(&rotation.abort, ABORT_ROTATION_ANNOTATION),
+    }
+}
+
+fn distrust(mesh: &Mesh) -> Result<Vec<String>, InvalidSpec> {
+    let annotated = mesh.annotations().get(DISTRUST_ANNOTATION).map_or("", String::as_str).split(',').map(str::trim);
+    let annotated = annotated.filter(|t| !t.is_empty()).map(|t| (DISTRUST_ANNOTATION, t));
+    let listed = mesh.spec.certificates.rotation.distrust.iter();
+    let listed = listed.map(|t| ("spec.certificates.rotation.distrust", t.as_str()));
+    let mut distrust = Vec::new();
+    for (field, text) in annotated.chain(listed) {
+        if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(InvalidSpec::Fingerprint { field, found: text.chars().take(80).collect() });
+        }
+        distrust.push(text.to_owned());
+    }
+    Ok(distrust)
 }
 
 /// What the API server would refuse in the webhook's configuration.

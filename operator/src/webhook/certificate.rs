@@ -3,7 +3,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use bowline_crds::mesh::AuthorityPhase;
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -15,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ca::{
     key::AuthorityKey,
+    material::{Material, MaterialError, fingerprint},
     sign::{BACKDATE, serial, whole},
-    state::{Authority, StateError, fingerprint, unix},
+    state::{at, unix},
 };
 
 /// Key in the Secret.
@@ -34,10 +34,28 @@ pub enum CertificateError {
     Crypto(#[from] rcgen::Error),
     /// What was read cannot be used.
     #[error("the webhook's certificate cannot be used: {0}")]
-    State(#[from] StateError),
+    State(#[from] MaterialError),
     /// The key is of no use to TLS.
     #[error("the webhook's key cannot be used: {0}")]
     Key(rustls::Error),
+}
+
+/// The webhook's CA, or its serving certificate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authority {
+    /// Fingerprint of its certificate.
+    pub id: String,
+    /// For the serving certificate: the CA that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub not_before: u64,
+    /// Seconds since the Unix epoch.
+    pub not_after: u64,
+    /// Certificate and key.
+    #[serde(flatten)]
+    pub material: Material,
 }
 
 /// What the Secret holds.
@@ -58,7 +76,7 @@ impl ServingState {
     pub fn read(secret: Option<&Secret>) -> Option<Self> {
         let bytes = &secret?.data.as_ref()?.get(SECRET_KEY)?.0;
         let state: Self = serde_json::from_slice(bytes).ok()?;
-        let good = state.cas.iter().chain([&state.leaf]).all(|a| a.check().is_ok());
+        let good = state.cas.iter().chain([&state.leaf]).all(|a| a.material.check(&a.id, a.not_before, a.not_after).is_ok());
         (good && state.signer().is_some()).then_some(state)
     }
 
@@ -70,13 +88,13 @@ impl ServingState {
     /// CAs that are still valid, PEM.
     #[must_use]
     pub fn bundle_pem(&self, now: SystemTime) -> String {
-        self.valid(now).map(|ca| format!("{}\n", ca.certificate.trim_end())).collect()
+        self.valid(now).map(|ca| format!("{}\n", ca.material.certificate.trim_end())).collect()
     }
 
     /// CAs that are still valid, DER.
     #[must_use]
     pub fn authorities(&self, now: SystemTime) -> Vec<CertificateDer<'static>> {
-        self.valid(now).filter_map(|ca| ca.der().ok()).collect()
+        self.valid(now).filter_map(|ca| ca.material.der().ok()).collect()
     }
 
     fn valid(&self, now: SystemTime) -> impl Iterator<Item = &Authority> {
@@ -89,10 +107,10 @@ impl ServingState {
     /// # Errors
     /// When key or certificate cannot be used.
     pub fn certified_key(&self) -> Result<CertifiedKey, CertificateError> {
-        let key = self.leaf.signing_key()?;
+        let key = self.leaf.material.signing_key()?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_der().to_vec()));
         let signer = any_ecdsa_type(&der).map_err(CertificateError::Key)?;
-        Ok(CertifiedKey::new(vec![self.leaf.der()?], signer))
+        Ok(CertifiedKey::new(vec![self.leaf.material.der()?], signer))
     }
 
     /// When there will be something to do.
@@ -167,14 +185,14 @@ fn make_ca(now: SystemTime) -> Result<Authority, CertificateError> {
 
 fn make_leaf(ca: &Authority, host: &str, now: SystemTime) -> Result<Authority, CertificateError> {
     let key = AuthorityKey::generate()?;
-    let not_after = (now + LEAF_LIFETIME).min(ca.expires());
+    let not_after = (now + LEAF_LIFETIME).min(at(ca.not_after));
     let mut params = params(host, now, not_after);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.subject_alt_names = vec![SanType::DnsName(host.try_into()?)];
     params.use_authority_key_identifier_extension = true;
-    let certificate = params.signed_by(&key, &Issuer::from_ca_cert_der(&ca.der()?, ca.signing_key()?)?)?;
+    let certificate = params.signed_by(&key, &Issuer::from_ca_cert_der(&ca.material.der()?, ca.material.signing_key()?)?)?;
     Ok(authority(Some(ca.id.clone()), &certificate, &key, now, not_after))
 }
 
@@ -196,14 +214,11 @@ fn authority(
     not_after: SystemTime,
 ) -> Authority {
     Authority {
-        id: fingerprint(certificate.der())[..16].to_owned(),
+        id: fingerprint(certificate.der()),
         root,
-        phase: AuthorityPhase::Active,
-        created_at: unix(now),
         not_before: unix(now - BACKDATE),
         not_after: unix(not_after),
-        certificate: certificate.pem(),
-        key: key.to_pem(),
+        material: Material::new(certificate, key),
     }
 }
 

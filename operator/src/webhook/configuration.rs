@@ -170,7 +170,7 @@ pub fn published(seen: &MutatingWebhookConfiguration) -> Vec<String> {
     let mut bundles = seen.webhooks.iter().flatten().filter_map(|w| w.client_config.ca_bundle.as_ref());
     let ids = |bundle: &ByteString| -> Vec<String> {
         let certificates = CertificateDer::pem_slice_iter(&bundle.0).filter_map(Result::ok);
-        certificates.map(|der| fingerprint(&der)[..16].to_owned()).collect()
+        certificates.map(|der| fingerprint(&der)).collect()
     };
     let mut common = bundles.next().map(ids).unwrap_or_default();
     for bundle in bundles {

@@ -80,6 +80,7 @@ impl World {
             pods: Cache::of(self.all::<Pod>("pods", 7)),
             authorities: self.memory.clone(),
             evidence: bowline_operator::control::Evidence::default(),
+            tls: bowline_operator::control::Tls::default(),
             metrics: Metrics::default(),
             recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
             serving: Arc::default(),

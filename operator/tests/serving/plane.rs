@@ -10,13 +10,14 @@ use bowline_operator::{
     admin::Readiness,
     ca::{
         Authorities, MeshCa,
-        decide::{Policy, Write},
+        decide::{Offer, Policy},
         issue,
+        ledger::{Requests, Write},
     },
     cache::Cache,
     config::Config,
     context::{Ctx, Shutdown},
-    control::{Evidence, measure::Measures, server, subscribers::Hub},
+    control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
     meshes::Registry,
     telemetry::Metrics,
 };
@@ -150,6 +151,7 @@ pub(crate) fn context(shutdown: Shutdown) -> Ctx {
         pods,
         authorities: authorities(),
         evidence: Evidence::default(),
+        tls: Tls::default(),
         metrics: Metrics::default(),
         recorder: Recorder::new(client.clone(), Reporter::from("test")),
         serving: Arc::default(),
@@ -168,9 +170,13 @@ fn authorities() -> Authorities {
         root_lifetime: Duration::from_secs(86_400 * 365),
         issuer_lifetime: Duration::from_secs(86_400 * 30),
         leaf_lifetime: Duration::from_secs(86_400),
+        after_percent: 50,
+        requests: Requests::default(),
+        distrust: Vec::new(),
+        offer: Offer::BuiltIn,
         published_sequence: 0,
     };
-    let state = issue::apply(None, &[Write::FirstRoot], &policy, std::time::SystemTime::now()).unwrap();
+    let state = issue::apply(None, &[Write::First], &policy, None, std::time::SystemTime::now()).unwrap();
     let data = [(format!("{MESH}.json"), ByteString(state.to_json().to_vec()))].into();
     let authorities = Authorities::new();
     authorities.observe(Some(&Secret { data: Some(data), ..Secret::default() }));

@@ -8,6 +8,12 @@ fn json() -> Value {
     serde_json::from_slice(&testing::state("default").to_json()).unwrap()
 }
 
+/// A part of what is kept beside the first root or issuer.
+fn of<'a>(state: &'a mut Value, list: &str, part: &str) -> &'a mut Value {
+    let id = state[list][0]["id"].as_str().unwrap().to_owned();
+    &mut state["material"][id][part]
+}
+
 fn parsed(value: &Value) -> Result<CaState, StateError> {
     CaState::parse("default", value.to_string().as_bytes())
 }
@@ -22,16 +28,20 @@ fn what_is_written_is_read() {
 fn anything_damaged_is_refused_as_a_whole() {
     let other = serde_json::from_slice::<Value>(&testing::state("default").to_json()).unwrap();
     type Change = fn(&mut Value, &Value);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 11] = [
         ("another Mesh's", |s, _| s["mesh"] = "other".into()),
         ("newer format", |s, _| s["format"] = 2.into()),
         ("no root", |s, _| s["roots"] = Value::Array(vec![])),
         ("no issuer", |s, _| s["issuers"] = Value::Array(vec![])),
-        ("foreign key", |s, o| s["issuers"][0]["key"] = o["issuers"][0]["key"].clone()),
-        ("foreign certificate", |s, o| s["roots"][0]["certificate"] = o["roots"][0]["certificate"].clone()),
-        ("no PEM", |s, _| s["roots"][0]["certificate"] = "x".into()),
+        ("foreign key", |s, o| *of(s, "issuers", "key") = of(&mut o.clone(), "issuers", "key").clone()),
+        ("foreign certificate", |s, o| {
+            *of(s, "roots", "certificate") = of(&mut o.clone(), "roots", "certificate").clone();
+        }),
+        ("no PEM", |s, _| *of(s, "roots", "certificate") = "x".into()),
+        ("no material", |s, _| s["material"] = serde_json::json!({})),
+        ("no key", |s, _| *of(s, "issuers", "key") = Value::Null),
         ("other date", |s, _| s["roots"][0]["notAfter"] = 5.into()),
-        ("other id", |s, _| s["roots"][0]["id"] = "0123456789abcdef".into()),
+        ("other id", |s, _| s["roots"][0]["id"] = "0123456789abcdef".repeat(4).into()),
     ];
     for (name, change) in changes {
         let mut state = json();
@@ -43,11 +53,12 @@ fn anything_damaged_is_refused_as_a_whole() {
 #[test]
 fn neither_errors_nor_debug_output_show_keys() {
     let state = testing::state("default");
-    let key = state.roots[0].key.lines().nth(1).unwrap().to_owned();
-    assert!(!format!("{state:?} {:?}", state.roots).contains(&key));
-    let mut damaged = json();
-    damaged["roots"][0]["key"] = damaged["issuers"][0]["key"].clone();
-    let issuer_key = state.issuers[0].key.lines().nth(1).unwrap().to_owned();
+    let key_of = |id: &str| state.material[id].key.as_ref().unwrap().lines().nth(1).unwrap().to_owned();
+    let key = key_of(&state.ledger.roots[0].id);
+    assert!(!format!("{state:?} {:?}", state.material).contains(&key));
+    let mut damaged: Value = serde_json::from_slice(&state.to_json()).unwrap();
+    *of(&mut damaged, "roots", "key") = of(&mut damaged.clone(), "issuers", "key").clone();
+    let issuer_key = key_of(&state.ledger.issuers[0].id);
     assert!(!parsed(&damaged).unwrap_err().to_string().contains(&issuer_key));
     let text = json().to_string().replace(r#""roots":["#, r#""roots":[7,"#);
     let error = CaState::parse("default", text.as_bytes()).unwrap_err().to_string();

@@ -25,11 +25,13 @@ pub fn content(valid: &Valid, ca: &CaState, config: &Config) -> Content {
     let info = MeshInfo {
         mesh: valid.name.clone(),
         trust_domain: valid.trust_domain.clone(),
-        bundle_sequence: ca.bundle_sequence,
+        bundle_sequence: ca.ledger.bundle_sequence,
         control_address: config.control_address(),
         control_sni: Config::control_sni(&valid.name),
         control_identity: config.control_identity(&valid.trust_domain),
-        ..MeshInfo::default()
+        issuers_sha256: ca.ledger.active_issuer().map(|i| i.id.clone()).into_iter().collect(),
+        renew_within_seconds: ca.ledger.renew_within,
+        revoked_sha256: ca.ledger.revoked.iter().map(|r| r.id.clone()).collect(),
     };
     // Strings and numbers: nothing in it can fail to serialise.
     let info = serde_json::to_string(&info).unwrap_or_default();

@@ -48,7 +48,7 @@ fn a_new_ca_is_trusted_before_it_signs_and_an_old_one_goes_when_it_has_expired()
 fn what_cannot_be_used_is_made_anew() {
     let (state, _) = next(None, &[], HOST, days(0)).unwrap();
     let mut foreign = state.clone();
-    foreign.leaf.key = next(None, &[], HOST, days(0)).unwrap().0.leaf.key;
+    foreign.leaf.material.key = next(None, &[], HOST, days(0)).unwrap().0.leaf.material.key;
     let garbage =
         Secret { data: Some([(SECRET_KEY.to_owned(), ByteString(b"{".to_vec()))].into()), ..Secret::default() };
     for damaged in [secret(&foreign), garbage, Secret::default()] {

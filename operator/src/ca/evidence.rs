@@ -1,0 +1,178 @@
+//! What is known of those who depend on a Mesh's CA, and who of them is not where a rotation needs them; pure.
+
+use super::ledger::{Entry, Id};
+
+/// How far a workload's clock may be off, in seconds, before new roots wait for it: certificates are backdated by as much.
+pub const SKEW_BOUND: u64 = 300;
+/// When a root is compromised: how long, in seconds, a step waits for those who were not heard of.
+pub const EMERGENCY_SILENT: u64 = 30;
+/// When a root is compromised: how long, in seconds, a step waits for those who are connected and lag behind.
+pub const EMERGENCY_LAGGING: u64 = 150;
+
+/// What a proxy said last on a stream that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Report {
+    /// Sequence of the bundle that its new handshakes verify against.
+    pub bundle_sequence: u64,
+    /// Issuing CA of its leaf.
+    pub issuer: Id,
+}
+
+/// A live pod with a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    /// `NAMESPACE/POD`.
+    pub name: String,
+    /// One for each stream that is open, from either slot; `None`: it has not reported on it yet.
+    pub streams: Vec<Option<Report>>,
+    /// Its clock minus ours when it asked for its last leaf, in seconds.
+    pub skew: Option<i64>,
+}
+
+/// What a replica of the operator answered when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Holding {
+    /// Revision of the ledger that it signs, verifies and serves with.
+    pub revision: u64,
+    /// Issuing CA of the leaf that it serves with.
+    pub issuer: Id,
+}
+
+/// A live pod of the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Replica {
+    /// `NAMESPACE/POD`.
+    pub name: String,
+    /// `None`: it does not answer.
+    pub holds: Option<Holding>,
+}
+
+/// Everything that guards look at, gathered after the ledger was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Evidence {
+    /// Since when this leader gathers evidence, in seconds since the Unix epoch: before, nobody can have been heard of.
+    pub watched_since: u64,
+    /// Every live pod with a proxy.
+    pub proxies: Vec<Proxy>,
+    /// Every live replica.
+    pub replicas: Vec<Replica>,
+    /// The lowest bundle sequence in any member namespace.
+    pub published: u64,
+}
+
+/// Who is waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Missing {
+    /// Proxies.
+    pub proxies: Vec<String>,
+    /// Replicas of the operator.
+    pub replicas: Vec<String>,
+    /// Workloads whose clock is off.
+    pub skewed: Vec<String>,
+    /// Whether some namespace lacks the bundle.
+    pub unpublished: bool,
+    /// When those who were never heard of are waited for no more, in seconds since the Unix epoch.
+    pub until: Option<u64>,
+}
+
+impl Missing {
+    /// Whether nobody is waited for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.proxies.is_empty() && self.replicas.is_empty() && self.skewed.is_empty() && !self.unpublished
+    }
+}
+
+/// Which guards hold. Every one does: tests of the model drop some to see it find the consequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Guards {
+    /// A root signs only when every proxy trusts it.
+    pub bundle: bool,
+    /// An issuing CA goes only when no proxy has a leaf of it.
+    pub leaf: bool,
+    /// Every step waits for every replica of the operator.
+    pub replicas: bool,
+    /// A step goes on after this many seconds, whoever is missing.
+    pub timer: Option<u64>,
+}
+
+impl Guards {
+    /// As they should be.
+    pub const ALL: Self = Self { bundle: true, leaf: true, replicas: true, timer: None };
+}
+
+/// The time allowed for clocks to differ where a leaf's expiry decides, in seconds.
+#[must_use]
+pub fn margin(longest_leaf: u64) -> u64 {
+    (longest_leaf / 10).min(SKEW_BOUND)
+}
+
+/// When a step began, when it needs nobody's word any more, and how it waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) since: u64,
+    /// Every certificate that was there when the step began has expired by then.
+    pub(super) dead_at: u64,
+    pub(super) emergency: bool,
+    pub(super) now: u64,
+    pub(super) guards: Guards,
+}
+
+impl Step {
+    /// A step that began at `since`, after which no leaf of `issuers` was signed any more, or none without the bundle of that step.
+    pub(super) fn new<'a>(
+        since: u64,
+        issuers: impl Iterator<Item = &'a Entry>,
+        emergency: bool,
+        now: u64,
+        guards: Guards,
+    ) -> Self {
+        let last = issuers.map(|i| i.not_after.min(since + i.longest_leaf) + margin(i.longest_leaf)).max();
+        Self { since, dead_at: last.unwrap_or(since), emergency, now, guards }
+    }
+
+    /// Whether whoever says nothing need not be waited for.
+    fn silent_is_released(&self, watched_since: u64) -> bool {
+        self.now >= self.dead_at
+            || self.emergency && self.now >= self.since.max(watched_since) + EMERGENCY_SILENT
+            || self.guards.timer.is_some_and(|t| self.now >= self.since + t)
+    }
+
+    fn lagging_is_released(&self) -> bool {
+        self.now >= self.dead_at
+            || self.emergency && self.now >= self.since + EMERGENCY_LAGGING
+            || self.guards.timer.is_some_and(|t| self.now >= self.since + t)
+    }
+
+    /// Proxies of which not every stream said `there`.
+    pub(super) fn proxies(&self, evidence: &Evidence, there: impl Fn(&Report) -> bool, missing: &mut Missing) {
+        for proxy in &evidence.proxies {
+            let released = if proxy.streams.is_empty() {
+                self.silent_is_released(evidence.watched_since)
+            } else {
+                self.lagging_is_released() || proxy.streams.iter().all(|s| s.as_ref().is_some_and(&there))
+            };
+            if !released {
+                missing.proxies.push(proxy.name.clone());
+                missing.until = Some(self.dead_at);
+            }
+        }
+    }
+
+    /// Replicas that did not say `there`. One that answers is always waited for: it can take the state at any moment.
+    pub(super) fn replicas(&self, evidence: &Evidence, there: impl Fn(&Holding) -> bool, missing: &mut Missing) {
+        if !self.guards.replicas {
+            return;
+        }
+        for replica in &evidence.replicas {
+            let released = match &replica.holds {
+                Some(holding) => there(holding),
+                None => self.silent_is_released(evidence.watched_since),
+            };
+            if !released {
+                missing.replicas.push(replica.name.clone());
+                missing.until = Some(self.dead_at);
+            }
+        }
+    }
+}
