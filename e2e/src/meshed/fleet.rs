@@ -79,12 +79,20 @@ impl<'a> Fleet<'a> {
         try_join_all(self.clients.iter().map(|client| client.start_load(&args))).await?;
         self.cx
             .eventually(SOON, "not all streams came up", || async {
-                let load = sum(try_join_all(self.clients.iter().map(Caller::load)).await?)?;
+                let load = self.load().await?;
                 let (held, wanted) = (load.streams_held, self.streams());
                 ensure!(held == wanted, "{held} of {wanted} are held: {}", load.errors);
                 Ok(())
             })
             .await
+    }
+
+    /// What became of the load so far.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub async fn load(&self) -> Result<Load> {
+        sum(try_join_all(self.clients.iter().map(Caller::load)).await?)
     }
 
     /// Ends it; fails when a request failed or a stream was lost.

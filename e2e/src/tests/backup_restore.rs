@@ -19,6 +19,9 @@ use crate::meshed::{self, App, Caller, SOON, app, chain, operator, rotation};
 const MESH: &str = "e2e-backup";
 const SECRET: &str = "bowline-ca";
 
+/// Requests that are to be answered while there is no authority.
+const REQUESTS: u64 = 500;
+
 /// What `kubectl get -o yaml` printed.
 struct Backup {
     secret: String,
@@ -36,7 +39,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         mesh: cx.kubectl(&["get", "mesh", MESH, "--output", "yaml"]).await?,
     };
     let lost = Instant::now();
-    let outcome = lose_and_restore(cx, &backup).await;
+    let outcome = lose_and_restore(cx, &fleet, &backup).await;
     let secret = Api::<Secret>::namespaced(cx.client(), NAMESPACE).get_opt(SECRET).await?;
     if secret.is_none() {
         cx.create_yaml(&backup.secret).await.context("the Secret of all Meshes cannot be put back")?;
@@ -72,7 +75,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("seconds_restored", seconds))
 }
 
-async fn lose_and_restore(cx: &Context, backup: &Backup) -> Result<()> {
+async fn lose_and_restore(cx: &Context, fleet: &Fleet<'_>, backup: &Backup) -> Result<()> {
     operator::remove(cx).await?;
     cx.kubectl(&["delete", "secret", SECRET, "--namespace", NAMESPACE]).await?;
     cx.kubectl(&["delete", "mesh", MESH, "--wait=false"]).await?;
@@ -80,6 +83,15 @@ async fn lose_and_restore(cx: &Context, backup: &Backup) -> Result<()> {
     cx.kubectl(&["patch", "mesh", MESH, "--type=json", "--patch", none]).await?;
     cx.eventually(SOON, "the Mesh does not go", || async {
         ensure!(Api::<Mesh>::all(cx.client()).get_opt(MESH).await?.is_none(), "it is there");
+        Ok(())
+    })
+    .await?;
+
+    // Applications go on without any of it.
+    let before = fleet.load().await?.succeeded;
+    cx.eventually(SOON, "the load stands still", || async {
+        let done = fleet.load().await?.succeeded - before;
+        ensure!(done >= REQUESTS, "{done} requests without an authority");
         Ok(())
     })
     .await?;
