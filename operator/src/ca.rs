@@ -21,6 +21,8 @@ pub mod state;
 pub mod store;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use authorities::Authorities;

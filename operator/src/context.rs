@@ -9,7 +9,12 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use crate::{
-    admin::Readiness, ca::Authorities, cache::Cache, config::Config, control::{Evidence, Tls}, meshes::Registry,
+    admin::Readiness,
+    ca::Authorities,
+    cache::Cache,
+    config::Config,
+    control::{Evidence, Tls},
+    meshes::Registry,
     telemetry::Metrics,
 };
 

@@ -74,7 +74,9 @@ impl From<SignError> for Refused {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Names { .. } => Self::Denied(error.to_string()),
-            SignError::IssuerExpired | SignError::NoIssuer | SignError::Crypto(_) => Self::Unavailable(error.to_string()),
+            SignError::IssuerExpired | SignError::NoIssuer | SignError::Crypto(_) => {
+                Self::Unavailable(error.to_string())
+            }
             SignError::TooLarge(_) | SignError::Malformed(_) | SignError::Signature | SignError::KeyType => {
                 Self::Request(error.to_string())
             }

@@ -60,6 +60,15 @@ pub const RULES: &[Rule] = &[
         &["get", "list", "watch", "update"],
         "ca, webhook: keys and certificates",
     ),
+    own("", "secrets", &["bowline-issuer"], &["get"], "ca: an issuing CA that somebody else signs"),
+    // Created by server-side apply, for which the API server checks `create` against the object's name.
+    own(
+        "cert-manager.io",
+        "certificates",
+        &["bowline-issuer"],
+        &["create", "patch", "delete"],
+        "ca: has cert-manager sign an issuing CA",
+    ),
 ];
 
 const fn cluster(

@@ -22,7 +22,7 @@ use crate::{
 mod process;
 
 const JSON: &str = "application/json";
-/// Prometheus' format, as prometheus-client writes it.
+/// Prometheus' text format.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything that is told of.

@@ -14,7 +14,7 @@ use crate::{
     control::apply::Protocol,
     detect::{self, Prefixed, Spoken, judge},
     drain::Phase,
-    http::{answer::Failure, exchange::Context, serve1, serve2},
+    http::{answer::Failure, exchange::Context, idle::HEAD_DEADLINE, serve1, serve2},
     metrics::Direction,
     outbound::balance::Route,
     tcp::{self, Tunnel},
@@ -53,9 +53,17 @@ pub(crate) async fn carry(worker: Rc<Worker>, mut carried: Carried) {
         // The client speaks first; a connection kept ready may be silent for long.
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             let mut drain = worker.drain.watch();
-            tokio::select! {
-                spoken = listen(&mut carried.stream, &mut first) => spoken,
+            let spoken = tokio::select! {
+                spoken = listen_in_time(&mut carried.stream, &mut first) => spoken,
                 () = drain.reached(Phase::Draining) => return,
+            };
+            match spoken {
+                Some(spoken) => spoken,
+                None => {
+                    let detail = format!("its first line took longer than {} s", HEAD_DEADLINE.as_secs());
+                    let failure = Failure::new(Reason::BadRequest, detail);
+                    return Box::pin(refuse(&worker, carried.direction, carried.stream, first, failure)).await;
+                }
             }
         }
     };
@@ -76,7 +84,7 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
         Spoken::Http1 => serve1::serve(context, io, drain).await,
         _ => {
             let io = crate::cork::Cork::new(io);
-            Box::pin(serve2::serve(context, io, drain, std::future::pending())).await;
+            Box::pin(serve2::serve(context, io, drain, None)).await;
         }
     }
 }
@@ -88,6 +96,14 @@ fn context(worker: Rc<Worker>, route: Route, direction: Direction, app: App, ser
 /// The client's protocol, or nothing if it said nothing that tells within [`SILENCE`].
 async fn detect_unless_silent(stream: &mut TcpStream, first: &mut BytesMut) -> Option<Spoken> {
     tokio::time::timeout(SILENCE, listen(stream, first)).await.ok()
+}
+
+/// The client's protocol, or nothing if it takes too long to say what tells. How long it is silent before is its own affair.
+async fn listen_in_time(stream: &mut TcpStream, first: &mut BytesMut) -> Option<Spoken> {
+    if stream.readable().await.is_err() {
+        return Some(Spoken::Opaque);
+    }
+    tokio::time::timeout(HEAD_DEADLINE, listen(stream, first)).await.ok()
 }
 
 /// Reads until it is clear what the client speaks; one that ends before that is opaque.

@@ -22,8 +22,6 @@ use crate::{
 
 /// Connections open at once, all workers together.
 pub const MAX_CONNECTIONS: usize = 16_384;
-/// See [`Config::distrust_grace`].
-pub const DISTRUST_GRACE: Duration = Duration::from_secs(30);
 
 /// Where the connections of a listener are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +55,6 @@ pub struct Config {
     pub workers: usize,
     /// Connections open at once.
     pub max_connections: usize,
-    /// How long connections whose peer lost trust may take to finish what is in flight.
-    pub distrust_grace: Duration,
 }
 
 impl Config {
@@ -77,7 +73,6 @@ impl Config {
             workload,
             workers,
             max_connections: MAX_CONNECTIONS,
-            distrust_grace: DISTRUST_GRACE,
         }
     }
 }

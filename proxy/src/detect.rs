@@ -81,6 +81,26 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: Bytes, inner: S) -> Self {
         Self { prefix, inner }
     }
+
+    /// Puts back what was read and not used.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        if self.prefix.is_empty() {
+            // Nothing put back is to keep no allocation.
+            self.prefix = if bytes.is_empty() { Bytes::new() } else { bytes };
+        } else {
+            self.prefix = [&bytes[..], &self.prefix[..]].concat().into();
+        }
+    }
+
+    /// What was read and not used.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// The connection itself.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.inner
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod headers;
+pub(crate) mod idle;
 pub(crate) mod payload;
 pub(crate) mod pump;
 pub(crate) mod serve1;

@@ -5,7 +5,6 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
-use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -20,8 +19,9 @@ use crate::{
     identity::spiffe::SpiffeId,
     metrics::{Direction, PLAINTEXT},
     outbound::{balance::Route, protocol},
-    pool::{self, Candidate, EndpointKey},
+    pool::{Candidate, EndpointKey},
     tcp, tls,
+    trust::Standing,
     worker::Worker,
 };
 
@@ -31,7 +31,7 @@ const DIRECTION: Direction = Direction::Inbound;
 struct Authenticated {
     stream: TlsStream<TcpStream>,
     peer: SpiffeId,
-    chain: Vec<CertificateDer<'static>>,
+    standing: Standing,
     port: u16,
     app: App,
 }
@@ -43,7 +43,7 @@ pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
         Ok(authenticated) => authenticated,
         Err(failure) => return worker.refused(DIRECTION, &failure),
     };
-    let Authenticated { stream, peer, chain, port, app } = authenticated;
+    let Authenticated { stream, peer, standing, port, app } = authenticated;
     if ports::ALL.contains(&port) {
         let detail = format!("{peer} asked for port {port}, which is the proxy's own");
         return worker.refused(DIRECTION, &Failure::new(Reason::BadRequest, detail));
@@ -62,8 +62,7 @@ pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
         service: worker.config.workload.as_str().into(),
         tunnels,
     });
-    let distrusted = pool::still_trusted_or_gone(&worker.store, &chain, worker.drain.watch());
-    serve2::serve(context, Cork::new(stream), drain, distrusted).await;
+    serve2::serve(context, Cork::new(stream), drain, Some(standing)).await;
 }
 
 async fn authenticate(worker: &Worker, stream: TcpStream) -> Result<Authenticated, Failure> {
@@ -84,12 +83,12 @@ async fn authenticate(worker: &Worker, stream: TcpStream) -> Result<Authenticate
     let chain = session.peer_certificates().unwrap_or_default();
     let peer = tls::peer_identity(Some(chain), &current.bundle.trust_domain)
         .map_err(|e| Failure::new(Reason::WrongIdentity, format!("{from}: {e}")))?;
-    let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
+    let standing = Standing::new(&worker.store, &current, chain);
     let (port, app) = session
         .server_name()
         .and_then(tunnel::parse_sni)
         .ok_or_else(|| Failure::new(Reason::BadRequest, format!("{peer} did not say which port it wants")))?;
-    Ok(Authenticated { stream, peer, chain, port, app })
+    Ok(Authenticated { stream, peer, standing, port, app })
 }
 
 /// Carries a connection that came without mutual TLS, if the policy lets it.

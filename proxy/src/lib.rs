@@ -40,6 +40,8 @@ mod listen;
 #[cfg(feature = "data-plane")]
 pub mod logs;
 #[cfg(feature = "data-plane")]
+mod memory;
+#[cfg(feature = "data-plane")]
 pub mod metrics;
 #[cfg(feature = "data-plane")]
 mod outbound;
@@ -61,5 +63,7 @@ pub mod standalone;
 mod tcp;
 #[cfg(feature = "data-plane")]
 pub mod tls;
+#[cfg(feature = "data-plane")]
+mod trust;
 #[cfg(feature = "data-plane")]
 mod worker;

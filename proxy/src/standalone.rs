@@ -168,7 +168,6 @@ pub fn start(file: &File) -> Result<dataplane::Handle, StandaloneError> {
         workload: "default/standalone".into(),
         workers: file.workers,
         max_connections: dataplane::MAX_CONNECTIONS,
-        distrust_grace: dataplane::DISTRUST_GRACE,
     };
     if let Some(outbound) = &file.outbound {
         config.outbound = outbound.listen;
@@ -224,6 +223,7 @@ fn current(file: &File) -> Result<Current, StandaloneError> {
     });
     let key = PrivateKeyDer::from_pem_file(&file.key).map_err(|e| bad(&file.key, &e))?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|e| bad(&file.key, &e))?;
-    let tls = tls::build(certificates(&file.certificate)?, key, &bundle)?;
-    Ok(Current { generation: 0, id, not_after: i64::MAX, bundle, tls, issuer_sha256: [0; 32] })
+    let chain = Arc::new(certificates(&file.certificate)?);
+    let tls = tls::build(chain.to_vec(), key, &bundle)?;
+    Ok(Current { generation: 0, id, not_after: i64::MAX, bundle, chain, tls, issuer_sha256: [0; 32] })
 }

@@ -71,7 +71,7 @@ pub fn build(
     bundle: &Arc<Bundle>,
 ) -> Result<Configs, TlsError> {
     let provider = Arc::new(provider());
-    let verifier = Arc::new(Verifier { anchors: anchors(bundle), provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Verifier { anchors: anchors(&bundle.roots), provider: Arc::clone(&provider) });
     let one = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
 
     let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -115,18 +115,17 @@ pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>, trust_domain: &str) -
     }
 }
 
-/// Whether a chain that was verified at `at` would verify against `bundle`: `false` when its root was dropped.
+/// Whether a chain that was verified at `at` would verify against `roots`: `false` when its own was dropped.
 #[must_use]
-pub fn still_trusted(chain: &[CertificateDer<'_>], bundle: &Bundle, at: UnixTime) -> bool {
+pub fn still_trusted(chain: &[CertificateDer<'_>], roots: &[Vec<u8>], at: UnixTime) -> bool {
     let Some((leaf, intermediates)) = chain.split_first() else { return false };
     // Both directions use the same kind of leaf, so either usage will do.
-    verify(leaf, intermediates, &anchors(bundle), at, webpki::KeyUsage::client_auth()).is_ok()
+    verify(leaf, intermediates, &anchors(roots), at, webpki::KeyUsage::client_auth()).is_ok()
 }
 
 /// Roots that cannot be parsed are left out: they can verify nobody.
-fn anchors(bundle: &Bundle) -> Vec<TrustAnchor<'static>> {
-    bundle
-        .roots
+fn anchors(roots: &[Vec<u8>]) -> Vec<TrustAnchor<'static>> {
+    roots
         .iter()
         .filter_map(|root| {
             let root = CertificateDer::from(root.as_slice());
@@ -165,19 +164,31 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-impl Verifier {
-    fn signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
+/// What both traits ask for in the same words: who signed the handshake. A trait cannot be shared between them.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+        }
 
-    fn never() -> rustls::Error {
-        rustls::Error::General("TLS 1.2 is not spoken".into())
-    }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ServerCertVerifier for Verifier {
@@ -193,27 +204,7 @@ impl ServerCertVerifier for Verifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(Self::never())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 impl ClientCertVerifier for Verifier {
@@ -231,27 +222,7 @@ impl ClientCertVerifier for Verifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(Self::never())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 /// Longest time for a handshake.

@@ -19,6 +19,7 @@ use crate::{
     drain::Drain,
     http::answer::Failure,
     identity::store::Store,
+    memory::Freed,
     metrics::{Direction, Metrics},
     outbound::balance::Balancer,
     pool::{Endpoint, EndpointKey},
@@ -47,6 +48,8 @@ pub(crate) struct Worker {
     /// Keeps endpoints that belong to no balancer, with the time of their last use.
     direct: RefCell<HashMap<EndpointKey, (Rc<Endpoint>, Instant)>>,
     balancers: RefCell<Balancers>,
+    /// What connections let go of.
+    pub(crate) freed: Freed,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }
@@ -68,6 +71,7 @@ impl Worker {
             endpoints: RefCell::default(),
             direct: RefCell::default(),
             balancers: RefCell::default(),
+            freed: Freed::default(),
             logged: Cell::new(None),
             unlogged: Cell::new(0),
         })
@@ -154,6 +158,7 @@ impl Worker {
             for endpoint in endpoints {
                 endpoint.sweep(now);
             }
+            self.freed.give_back(now);
         }
     }
 

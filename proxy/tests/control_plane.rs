@@ -3,6 +3,8 @@
 
 #[path = "control_plane/fake.rs"]
 mod fake;
+#[path = "control_plane/rotation.rs"]
+mod rotation;
 
 use std::{net::IpAddr, sync::Arc, sync::atomic::Ordering, time::Duration};
 

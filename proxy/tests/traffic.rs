@@ -18,5 +18,7 @@ mod mesh;
 mod opaque;
 #[path = "traffic/policy.rs"]
 mod policy;
+#[path = "traffic/rotation.rs"]
+mod rotation;
 #[path = "traffic/trust.rs"]
 mod trust;

@@ -153,7 +153,8 @@ impl Authorities {
         }
         let same = **self.held.load() == held && {
             let old = self.entries.load();
-            old.len() == entries.len() && old.iter().all(|(m, e)| entries.get(m).is_some_and(|n| Arc::ptr_eq(&e.ca, &n.ca)))
+            old.len() == entries.len()
+                && old.iter().all(|(m, e)| entries.get(m).is_some_and(|n| Arc::ptr_eq(&e.ca, &n.ca)))
         };
         self.entries.store(Arc::new(entries));
         self.held.store(Arc::new(held));

@@ -4,8 +4,8 @@
 //! bundle) → *Active* (it signs; the old *retires*) → the old issuing CA goes → the old root goes. What begins one is in [`trigger`].
 
 pub mod advance;
-pub mod risk;
 pub mod origin;
+pub mod risk;
 pub mod trigger;
 
 use std::time::Duration;
@@ -90,6 +90,8 @@ pub fn decide_with(
         Decision { writes: trigger::begin(ledger, policy, now), ..Decision::default() }
     } else if let Some(writes) = trigger::turn_back(ledger, policy, evidence, now) {
         Decision { writes, ..Decision::default() }
+    } else if ledger.settled.is_none() {
+        Decision { writes: vec![Write::Settle], ..Decision::default() }
     } else {
         advance::advance(ledger, policy, evidence, now, guards)
     };

@@ -106,11 +106,11 @@ pub async fn ensure(
     wish: Wish<'_>,
     memory: Memory<'_>,
     witness: &impl Witness,
-    now: SystemTime,
+    clock: impl Fn() -> SystemTime,
 ) -> Result<Ensured, EnsureError> {
     let mut attempt = 1;
     loop {
-        match ensure_once(api, wish, memory, witness, now).await {
+        match ensure_once(api, wish, memory, witness, &clock).await {
             // Somebody wrote in between, perhaps a write of ours whose answer was lost.
             Err(EnsureError::Api(kube::Error::Api(s))) if s.code == 409 && attempt < ATTEMPTS => attempt += 1,
             ended => return ended,
@@ -123,10 +123,12 @@ async fn ensure_once(
     wish: Wish<'_>,
     memory: Memory<'_>,
     witness: &impl Witness,
-    now: SystemTime,
+    clock: impl Fn() -> SystemTime,
 ) -> Result<Ensured, EnsureError> {
     let Wish { policy, offered } = wish;
     let secret = api.get_opt(CA_SECRET).await?;
+    // What was read is in effect at this time.
+    let now = clock();
     let (held, in_secret) = store::held(secret.as_ref(), &policy.mesh);
     let known = Known {
         secret: in_secret.as_ref(),

@@ -1,6 +1,6 @@
 //! What is known of those who depend on a Mesh's CA, and who of them is not where a rotation needs them; pure.
 
-use super::ledger::{Entry, Id};
+use super::ledger::{Entry, Id, Ledger};
 
 /// How far a workload's clock may be off, in seconds, before new roots wait for it: certificates are backdated by as much.
 pub const SKEW_BOUND: u64 = 300;
@@ -101,7 +101,8 @@ impl Guards {
     pub const ALL: Self = Self { bundle: true, leaf: true, replicas: true, timer: None };
 }
 
-/// The time allowed for clocks to differ where a leaf's expiry decides, in seconds.
+/// The time allowed for clocks to differ where a leaf's expiry decides, in seconds: twice what the clocks of two replicas may differ by, because
+/// one may have signed a leaf that another lets expire.
 #[must_use]
 pub fn margin(longest_leaf: u64) -> u64 {
     (longest_leaf / 10).min(SKEW_BOUND)
@@ -119,14 +120,15 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// A step that began at `since`, after which no leaf of `issuers` was signed any more, or none without the bundle of that step.
+    /// The last step of a ledger, since when no leaf of `issuers` was signed any more, or none without the bundle of that step.
     pub(super) fn new<'a>(
-        since: u64,
+        ledger: &Ledger,
         issuers: impl Iterator<Item = &'a Entry>,
         emergency: bool,
         now: u64,
         guards: Guards,
     ) -> Self {
+        let since = ledger.settled.unwrap_or(now);
         let last = issuers.map(|i| i.not_after.min(since + i.longest_leaf) + margin(i.longest_leaf)).max();
         Self { since, dead_at: last.unwrap_or(since), emergency, now, guards }
     }

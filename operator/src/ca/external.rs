@@ -106,8 +106,7 @@ impl Offered {
 
         let given = Material { certificate: text(CERTIFICATE)?, key: None };
         // Some add the root to the chain; peers have it.
-        let chain: Vec<_> =
-            given.chain().map_err(bad(CERTIFICATE))?.into_iter().filter(|c| *c != root_der).collect();
+        let chain: Vec<_> = given.chain().map_err(bad(CERTIFICATE))?.into_iter().filter(|c| *c != root_der).collect();
         let issuer = Material { certificate: chain.iter().map(pem).collect(), key: Some(key) };
         let der = issuer.der().map_err(|_| bad(CERTIFICATE)(MaterialError::Chain))?;
         let (not_before, not_after) = issuer.dates().map_err(bad(CERTIFICATE))?;
@@ -172,7 +171,10 @@ fn is_authority(certificate: &x509_parser::certificate::X509Certificate<'_>) -> 
 }
 
 fn pem(der: &CertificateDer<'_>) -> String {
-    pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+    pem::encode_config(
+        &pem::Pem::new("CERTIFICATE", der.to_vec()),
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    )
 }
 
 #[cfg(test)]

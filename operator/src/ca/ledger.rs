@@ -112,6 +112,8 @@ pub enum Write {
         /// See `TrustBundle.renew_within_seconds`.
         renew_within: u32,
     },
+    /// The last step is in effect at this moment for certain, whenever it was written: what it waits for counts from here.
+    Settle,
     /// The rotation is over.
     Finish,
     /// Bundles need not name this revoked root any more.
@@ -125,6 +127,29 @@ pub enum Write {
     Sequence(u64),
     /// These requests have been dealt with.
     Handled(Requests),
+}
+
+impl Write {
+    /// Whether it moves a rotation on or back.
+    #[must_use]
+    pub fn is_step(&self) -> bool {
+        match self {
+            Self::Stage { .. }
+            | Self::Distribute
+            | Self::Activate { .. }
+            | Self::DropIssuer { .. }
+            | Self::DropRoot { .. }
+            | Self::Abort
+            | Self::RollBack { .. } => true,
+            Self::First
+            | Self::Settle
+            | Self::Finish
+            | Self::Forget { .. }
+            | Self::LeafSeconds(_)
+            | Self::Sequence(_)
+            | Self::Handled(_) => false,
+        }
+    }
 }
 
 /// What was made for [`Write::First`] or [`Write::Stage`].
@@ -159,6 +184,10 @@ pub struct Ledger {
     /// The rotation under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
+    /// A time at which its last step was in effect for certain, in seconds since the Unix epoch. Who writes a step does not know when the write
+    /// takes effect, and until then the step before it is in force: only who has read it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<u64>,
     /// What users asked for and got.
     #[serde(default)]
     pub handled: Requests,
@@ -208,6 +237,9 @@ impl Ledger {
 
     /// The ledger after a write at `now`; `made` is what [`Write::First`] and [`Write::Stage`] need.
     pub fn apply(&mut self, write: &Write, made: Option<Made>, now: u64) {
+        if write.is_step() {
+            self.settled = None;
+        }
         match write {
             Write::First | Write::Stage { .. } => self.add(write, made, now),
             Write::Distribute => self.distribute(now),
@@ -227,6 +259,7 @@ impl Ledger {
                 self.roll_back(now);
                 self.renew_within = *renew_within;
             }
+            Write::Settle => self.settled = Some(now),
             Write::Finish => self.rotation = None,
             Write::Forget { id } => {
                 self.revoked.retain(|r| r.id != *id);

@@ -48,7 +48,8 @@ impl Witness for Observer<'_> {
             Err(since) => since,
         };
         let said = self.ask_all().await;
-        let replicas = said.iter().map(|(name, said)| Replica { name: name.clone(), holds: said.as_ref().map(holding) });
+        let replicas =
+            said.iter().map(|(name, said)| Replica { name: name.clone(), holds: said.as_ref().map(holding) });
         let replicas = replicas.collect();
         let answers: Vec<ObserveResponse> = said.into_iter().filter_map(|(_, said)| said).collect();
         let pods = self.ctx.pods.all();
@@ -149,10 +150,10 @@ fn proxies<'a>(pods: impl Iterator<Item = &'a Pod>, answers: &[ObserveResponse])
     let mut clocks: HashMap<&str, i64> = HashMap::new();
     for answer in answers {
         for proxy in &answer.proxies {
-            let report = proxy.report.as_ref().map(|r| Report {
-                bundle_sequence: r.bundle_sequence,
-                issuer: hex(&r.issuer_sha256),
-            });
+            let report = proxy
+                .report
+                .as_ref()
+                .map(|r| Report { bundle_sequence: r.bundle_sequence, issuer: hex(&r.issuer_sha256) });
             streams.entry(&proxy.pod_uid).or_default().push(report);
         }
         for clock in &answer.clocks {

@@ -158,7 +158,8 @@ impl MeshCa {
             let fault = |fault| StateError::Material { id: issuer.id.chars().take(16).collect(), fault };
             signers.insert(issuer.id.clone(), Signer::new(state.material(&issuer.id)?).map_err(fault)?);
         }
-        let roots = ledger.trusted_roots().map(|r| Ok(state.der(&r.id)?.to_vec())).collect::<Result<_, StateError>>()?;
+        let roots =
+            ledger.trusted_roots().map(|r| Ok(state.der(&r.id)?.to_vec())).collect::<Result<_, StateError>>()?;
         let bundle = TrustBundle {
             trust_domain: state.trust_domain.clone(),
             sequence: ledger.bundle_sequence,

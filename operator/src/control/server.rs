@@ -15,9 +15,9 @@ use tower::ServiceExt;
 
 use super::{
     measure::Measures,
+    replicas::ReplicaService,
     stream::ControlService,
     subscribers::Hub,
-    replicas::ReplicaService,
     tls::{identity, mesh_of},
 };
 use crate::{
@@ -123,6 +123,7 @@ async fn route(
         Some("/bowline.v1.Identity") => identity.oneshot(request).await,
         Some("/bowline.v1.Control") => control.oneshot(request).await,
         Some("/bowline.v1.Replica") => replica.oneshot(request).await,
-        _ => Ok(Status::unimplemented("there is no such service here: Identity, Control and Replica are served").into_http()),
+        _ => Ok(Status::unimplemented("there is no such service here: Identity, Control and Replica are served")
+            .into_http()),
     }
 }

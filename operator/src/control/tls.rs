@@ -138,13 +138,7 @@ pub fn mesh_of(sni: &str) -> Option<&str> {
 }
 
 /// A leaf stays while its issuer is the one to serve with: only what is verified against changes with most states.
-fn make(
-    ctx: &Ctx,
-    mesh: &str,
-    known: Option<&Entry>,
-    ca: Arc<MeshCa>,
-    now: SystemTime,
-) -> Result<Entry, TlsError> {
+fn make(ctx: &Ctx, mesh: &str, known: Option<&Entry>, ca: Arc<MeshCa>, now: SystemTime) -> Result<Entry, TlsError> {
     let kept = known.filter(|k| Some(&k.issuer) == ca.serving_issuer(now) && now < k.renew);
     let (key, issuer, renew) = if let Some(known) = kept {
         (Arc::clone(&known.key), known.issuer.clone(), known.renew)

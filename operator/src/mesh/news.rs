@@ -21,7 +21,8 @@ pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
     let mut news = Vec::new();
     for condition in &after.conditions {
         let same = was(&condition.type_).is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
-        let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED | types::TRUST_AT_RISK) && condition.status == "True";
+        let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED | types::TRUST_AT_RISK)
+            && condition.status == "True";
         let good = condition.type_ == types::READY && condition.status == "True";
         if same || !(bad || good) {
             continue;
@@ -82,7 +83,9 @@ pub fn step(write: &Write) -> Option<&'static str> {
         Write::Abort => "abort",
         Write::RollBack { .. } => "roll-back",
         Write::Finish => "finish",
-        Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => return None,
+        Write::Settle | Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => {
+            return None;
+        }
     })
 }
 
@@ -90,9 +93,10 @@ fn told(write: &Write) -> Option<News> {
     let short = |id: &str| id.chars().take(16).collect::<String>();
     let (reason, message) = match write {
         Write::First => (reasons::AUTHORITY_CREATED, "the first root and issuing CA are in use".to_owned()),
-        Write::Stage { kind: RotationKind::Root, cause } => {
-            (reasons::AUTHORITY_CREATED, format!("a new root and issuing CA are there, to replace the present ({cause:?})"))
-        }
+        Write::Stage { kind: RotationKind::Root, cause } => (
+            reasons::AUTHORITY_CREATED,
+            format!("a new root and issuing CA are there, to replace the present ({cause:?})"),
+        ),
         Write::Stage { kind: RotationKind::Issuer, cause } => {
             (reasons::AUTHORITY_CREATED, format!("a new issuing CA is there, to replace the present ({cause:?})"))
         }
@@ -109,9 +113,13 @@ fn told(write: &Write) -> Option<News> {
             format!("compromised root {} is no longer trusted; connections below it are closed", short(id)),
         ),
         Write::Abort => (reasons::ROTATION, "the rotation was aborted: the new authority is gone".into()),
-        Write::RollBack { .. } => (reasons::ROTATION, "the rotation is rolled back: the old authority signs again".into()),
+        Write::RollBack { .. } => {
+            (reasons::ROTATION, "the rotation is rolled back: the old authority signs again".into())
+        }
         Write::Finish => (reasons::ROTATION, "the rotation is over".into()),
-        Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => return None,
+        Write::Settle | Write::Forget { .. } | Write::LeafSeconds(_) | Write::Sequence(_) | Write::Handled(_) => {
+            return None;
+        }
     };
     Some(News { warning: false, reason: reason.into(), message })
 }

@@ -78,7 +78,9 @@ impl ReconcileError {
                      its certificate is renewed"
                 ),
             },
-            Self::Source(SourceError::Secret { .. }) => Verdict::Failed { reason: reasons::NO_AUTHORITY_OFFERED, message },
+            Self::Source(SourceError::Secret { .. }) => {
+                Verdict::Failed { reason: reasons::NO_AUTHORITY_OFFERED, message }
+            }
             Self::Ca(EnsureError::Api(e)) | Self::Webhook(e) if is_forbidden(e) => forbidden(message),
             Self::Apply(e) if e.is_forbidden() => forbidden(message),
             _ => Verdict::Failed { reason: reasons::API_ERROR, message },
@@ -190,8 +192,7 @@ async fn bring_about(
 ) -> Result<Done, ReconcileError> {
     let valid = validate(&observed.mesh)?;
     let external = valid.source.secret.is_some() || valid.source.cert_manager.is_some();
-    let fetched =
-        source::fetch(ctx, &valid.source, &valid.name, &valid.trust_domain, valid.issuer_lifetime, now).await;
+    let fetched = source::fetch(ctx, &valid.source, &valid.name, &valid.trust_domain, valid.issuer_lifetime, now).await;
     let (offered, source) = match fetched {
         Ok(offered) => (offered, None),
         Err(error) => (None, Some(error)),
@@ -206,7 +207,7 @@ async fn bring_about(
     let memory = Memory { state: remembered, published: policy.published_sequence > 0, accept_new_root };
     let witness = Observer { ctx, mesh: &valid.name, published: published_everywhere(observed) };
     let wish = Wish { policy: &policy, offered: offered.as_ref() };
-    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, now).await, source) {
+    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, SystemTime::now).await, source) {
         (Err(EnsureError::NoOffer), Some(error)) => return Err(ReconcileError::Source(error)),
         (ensured, source) => (ensured?, source),
     };

@@ -33,7 +33,9 @@ pub enum InvalidSpec {
     #[error("spec.certificates: {0}")]
     Lifetimes(&'static str),
     /// A fingerprint that is none.
-    #[error("{field} holds {found:?}: use SHA-256 fingerprints of 64 lower-case hex digits, as status.certificates.roots shows them")]
+    #[error(
+        "{field} holds {found:?}: use SHA-256 fingerprints of 64 lower-case hex digits, as status.certificates.roots shows them"
+    )]
     Fingerprint {
         /// Field or annotation.
         field: &'static str,

@@ -76,7 +76,8 @@ impl ServingState {
     pub fn read(secret: Option<&Secret>) -> Option<Self> {
         let bytes = &secret?.data.as_ref()?.get(SECRET_KEY)?.0;
         let state: Self = serde_json::from_slice(bytes).ok()?;
-        let good = state.cas.iter().chain([&state.leaf]).all(|a| a.material.check(&a.id, a.not_before, a.not_after).is_ok());
+        let good =
+            state.cas.iter().chain([&state.leaf]).all(|a| a.material.check(&a.id, a.not_before, a.not_after).is_ok());
         (good && state.signer().is_some()).then_some(state)
     }
 
@@ -192,7 +193,8 @@ fn make_leaf(ca: &Authority, host: &str, now: SystemTime) -> Result<Authority, C
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.subject_alt_names = vec![SanType::DnsName(host.try_into()?)];
     params.use_authority_key_identifier_extension = true;
-    let certificate = params.signed_by(&key, &Issuer::from_ca_cert_der(&ca.material.der()?, ca.material.signing_key()?)?)?;
+    let certificate =
+        params.signed_by(&key, &Issuer::from_ca_cert_der(&ca.material.der()?, ca.material.signing_key()?)?)?;
     Ok(authority(Some(ca.id.clone()), &certificate, &key, now, not_after))
 }
 

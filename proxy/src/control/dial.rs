@@ -1,6 +1,11 @@
 //! The way to the control plane: TLS to whichever replica answers, verified against the trust bundle and by its SPIFFE ID.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -60,11 +65,15 @@ pub enum DialError {
     },
 }
 
-/// Connects; `leaf` proves who calls, where somebody wants to know.
+/// Connects, and gives the chain that the server presented; `leaf` proves who calls, where somebody wants to know.
 ///
 /// # Errors
 /// See [`DialError`].
-pub async fn connect(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<Channel, DialError> {
+pub async fn connect(
+    mesh: &MeshInfo,
+    bundle: &Bundle,
+    leaf: Option<&Leaf>,
+) -> Result<(Channel, Vec<CertificateDer<'static>>), DialError> {
     let name = ServerName::try_from(mesh.control_sni.clone())
         .map_err(|_| DialError::Name { what: "controlSni", value: mesh.control_sni.clone() })?;
     let endpoint = Endpoint::from_shared(format!("http://{}", mesh.control_sni))
@@ -74,8 +83,10 @@ pub async fn connect(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> R
         .keep_alive_while_idle(true);
     let tls = TlsConnector::from(Arc::new(config(mesh, bundle, leaf)?));
     let address = mesh.control_address.clone();
+    let server = Arc::new(Mutex::new(Vec::new()));
+    let presented = Arc::clone(&server);
     let connector = tower::service_fn(move |_: http::Uri| {
-        let (address, name, tls) = (address.clone(), name.clone(), tls.clone());
+        let (address, name, tls, presented) = (address.clone(), name.clone(), tls.clone(), Arc::clone(&presented));
         async move {
             let whole = async {
                 let tcp = TcpStream::connect(address).await?;
@@ -83,13 +94,19 @@ pub async fn connect(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> R
                 tls.connect(name, tcp).await
             };
             let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_DEADLINE:?}"));
-            tokio::time::timeout(CONNECT_DEADLINE, whole).await.map_err(late)?.map(TokioIo::new)
+            let stream = tokio::time::timeout(CONNECT_DEADLINE, whole).await.map_err(late)??;
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
+            *presented.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+            Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });
-    endpoint
+    let channel = endpoint
         .connect_with_connector(connector)
         .await
-        .map_err(|e| DialError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })
+        .map_err(|e| DialError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })?;
+    let chain = std::mem::take(&mut *server.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok((channel, chain))
 }
 
 fn config(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<ClientConfig, DialError> {

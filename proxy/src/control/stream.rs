@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     bootstrap::VERSION,
+    clock,
     health::Health,
     identity::{
         client::newest,
@@ -31,6 +33,7 @@ use crate::{
         Ack, ControlMessage, Hello, ProxyMessage, Report, Subscribe, control_client::ControlClient,
         control_message::Kind as Control, proxy_message::Kind as Proxy,
     },
+    tls,
 };
 
 pub mod ledger;
@@ -79,6 +82,9 @@ pub enum StreamError {
     /// A message was not taken in time.
     #[error("the control plane took no message for {ACCEPT_DEADLINE:?}")]
     Stuck,
+    /// A root was dropped on which the connection depended.
+    #[error("the trust bundle no longer covers {0}: it is connected anew")]
+    Distrusted(&'static str),
     /// Digests differ: something was lost.
     #[error("the control plane's digest of what it sent differs from what arrived: everything is compared anew")]
     Diverged,
@@ -168,16 +174,17 @@ type Sender = mpsc::Sender<ProxyMessage>;
 impl Client {
     /// One stream, until it ends.
     async fn stream(&self, leaf: &Leaf, ledger: &mut Ledger) -> Result<std::convert::Infallible, StreamError> {
+        let mut changes = self.store.watch();
+        changes.mark_unchanged();
         let (mesh, mounted) = self.mounts.trust()?;
         let trusted = newest(&self.store, mounted);
-        let channel = dial::connect(&mesh, &trusted, Some(leaf)).await?;
+        let (channel, server) = dial::connect(&mesh, &trusted, Some(leaf)).await?;
+        let mut ends = Ends { server, leaf, made: UnixTime::now(), changes };
         let mut grpc = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
         let (tx, rx) = mpsc::channel(QUEUE);
         let mut wants = self.state.changes();
-        let mut identity = self.store.watch();
         wants.mark_unchanged();
-        identity.mark_unchanged();
         let open = grpc.connect(ReceiverStream::new(rx));
         let greet = self.greet(&tx, ledger);
         let both = async { tokio::try_join!(async { open.await.map_err(StreamError::from) }, greet) };
@@ -186,7 +193,7 @@ impl Client {
         self.state.set_connected(true);
         self.health.control.succeeded();
         tracing::info!(address = %mesh.control_address, "the control stream is open");
-        self.follow(response.into_inner(), &tx, ledger, &mut wants, &mut identity, &mut reported).await
+        self.follow(response.into_inner(), &tx, ledger, &mut wants, &mut ends, &mut reported).await
     }
 
     /// Says who we are, what we hold and what we want.
@@ -213,7 +220,7 @@ impl Client {
         tx: &Sender,
         ledger: &mut Ledger,
         wants: &mut watch::Receiver<u64>,
-        identity: &mut watch::Receiver<u64>,
+        ends: &mut Ends<'_>,
         reported: &mut Report,
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut heard = Instant::now();
@@ -245,7 +252,7 @@ impl Client {
                     let (add, remove) = ledger.change(changes, Instant::now().into_std());
                     subscribe(tx, add, remove).await?;
                 }
-                _ = identity.changed() => {}
+                judged = ends.changed(&self.store) => judged?,
                 _ = draining.changed() => {}
             }
         }
@@ -270,6 +277,38 @@ impl Client {
             // Only the slot that serves has a stream.
             serving: !self.health.is_draining(),
         }
+    }
+}
+
+/// What both ends of a connection were taken for.
+struct Ends<'a> {
+    server: Vec<CertificateDer<'static>>,
+    leaf: &'a Leaf,
+    made: UnixTime,
+    changes: watch::Receiver<u64>,
+}
+
+impl Ends<'_> {
+    /// Waits until leaf or bundle change; fails as [`Ends::judge`] does.
+    async fn changed(&mut self, store: &Store) -> Result<(), StreamError> {
+        // The store outlives the stream, so there is always a sender.
+        let _ = self.changes.changed().await;
+        self.judge(store)
+    }
+
+    /// Fails when the bundle in use covers one of them no longer, and another connection could be better.
+    fn judge(&self, store: &Store) -> Result<(), StreamError> {
+        let (Some(bundle), Some(current)) = (store.bundle(), store.leaf()) else { return Ok(()) };
+        let trusted = |chain: &[CertificateDer<'static>]| tls::still_trusted(chain, &bundle.roots, self.made);
+        if !trusted(&self.server) {
+            return Err(StreamError::Distrusted("the control plane's certificate"));
+        }
+        // Without a leaf that is trusted, this connection is the best there is.
+        let other = current.chain != self.leaf.chain && current.verifies(&bundle, clock::unix_seconds());
+        if other && !trusted(&self.leaf.chain) {
+            return Err(StreamError::Distrusted("the leaf that was presented"));
+        }
+        Ok(())
     }
 }
 

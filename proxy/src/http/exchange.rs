@@ -235,8 +235,11 @@ mod tests {
         pool::{Endpoint, EndpointKey},
     };
 
-    #[test]
-    fn what_is_kept_for_each_request_and_connection_is_small() {
+    #[tokio::test]
+    async fn what_is_kept_for_each_request_and_connection_is_small() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let io = crate::detect::Prefixed::new(bytes::Bytes::new(), stream);
         let metrics = Metrics::new();
         let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
         let config = Arc::new(Config::for_pod("a/b".into(), 1));
@@ -253,11 +256,7 @@ mod tests {
         let sizes = [
             ("request", size_of_val(&request), 2048),
             ("body", size_of::<Payload>(), 256),
-            (
-                "HTTP/1 connection",
-                size_of_val(&super::super::serve1::serve(Rc::clone(&context), tokio::io::empty(), drain)),
-                6144,
-            ),
+            ("HTTP/1 connection", size_of_val(&super::super::serve1::serve(Rc::clone(&context), io, drain)), 6144),
         ];
         for (what, size, most) in sizes {
             assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");

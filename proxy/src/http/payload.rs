@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::expect::Gate;
+use super::{expect::Gate, idle::Carried};
 use crate::pool::{Candidate, Connection1, Pool1, Stream2};
 
 /// A body and what is to be done when it ends.
@@ -19,6 +19,8 @@ pub(crate) struct Payload {
     kind: Kind,
     /// Dropped with the body: the request is over then.
     guard: Option<Guard>,
+    /// The connection that the body comes from or goes to carries it for so long.
+    carried: Option<Carried>,
 }
 
 enum Kind {
@@ -76,26 +78,32 @@ impl Drop for Guard {
 
 impl Payload {
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Empty, guard: None }
+        Self { kind: Kind::Empty, guard: None, carried: None }
     }
 
     pub(crate) fn once(bytes: Bytes) -> Self {
-        Self { kind: Kind::Once(bytes), guard: None }
+        Self { kind: Kind::Once(bytes), guard: None, carried: None }
     }
 
     pub(crate) fn hyper(body: Incoming) -> Self {
         let kind = if body.is_end_stream() { Kind::Empty } else { Kind::Hyper(body) };
-        Self { kind, guard: None }
+        Self { kind, guard: None, carried: None }
     }
 
     /// A body that is asked for only when the gate opens.
     pub(crate) fn held(body: Incoming, gate: Gate) -> Self {
-        Self { kind: Kind::Held { opened: Box::pin(gate.opened()), body }, guard: None }
+        Self { kind: Kind::Held { opened: Box::pin(gate.opened()), body }, guard: None, carried: None }
     }
 
     pub(crate) fn h2(body: h2::RecvStream) -> Self {
         let kind = if body.is_end_stream() { Kind::Empty } else { Kind::H2(body) };
-        Self { kind, guard: None }
+        Self { kind, guard: None, carried: None }
+    }
+
+    /// Tells the connection that the body belongs to when it is over.
+    pub(crate) fn carried(mut self, carried: Carried) -> Self {
+        self.carried = Some(carried);
+        self
     }
 
     /// Ties `guard` to the body; at once to its end if there is none.

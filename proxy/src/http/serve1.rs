@@ -1,12 +1,16 @@
 //! HTTP/1 from an application or, in plain, from outside the mesh: one connection, its requests one after the other.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, time::Instant};
+use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 
 use super::{
     MAX_HEAD, MAX_HEADERS,
@@ -14,49 +18,144 @@ use super::{
     exchange::{Context, exchange},
     expect::{Gate, is_expected},
     headers,
+    idle::{Carried, Clock, HEAD_DEADLINE, LOOK, Look, Traffic},
     payload::Payload,
     upgrade,
 };
 use crate::{
-    bootstrap::Reason,
+    bootstrap::{REASON_HEADER, Reason},
+    detect::Prefixed,
     drain::{Phase, Watch},
     metrics::UNKNOWN,
 };
 
+/// How long a client that is told to go may take to be told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Applications may hold connections open as long as they like; their number is bounded.
+    // Applications may hold connections open as long as they like; their number is bounded, and slow heads are ended by the clock:
+    // the codec's own deadline would run while nothing is asked for.
     builder.auto_date_header(false).header_read_timeout(None).max_buf_size(MAX_HEAD * 4).max_header_size(MAX_HEAD);
     builder.max_headers(MAX_HEADERS);
     builder
 }
 
 /// Serves until the connection ends or the proxy drains.
-pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| answer(Rc::clone(&context), request));
-    let connection = builder().serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut connection = pin!(connection);
-    tokio::select! {
-        biased;
-        // How it ended concerns the client alone, who knows.
-        _ = connection.as_mut() => return,
-        () = drain.reached(Phase::Draining) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        biased;
-        _ = connection => {}
-        () = drain.reached(Phase::Forced) => {}
+pub(crate) async fn serve(context: Rc<Context>, mut io: Prefixed<TcpStream>, mut drain: Watch) {
+    let (traffic, mut clock) = (Rc::default(), Clock::default());
+    loop {
+        let Some(idle) = while_busy(&context, io, &mut drain, &traffic, &mut clock).await else { return };
+        io = idle;
+        context.worker.freed.note();
+        let asked = async {
+            if io.prefix().is_empty() {
+                clock.reset();
+                return io.get_ref().readable().await.is_ok();
+            }
+            let deadline = clock.head_deadline(Instant::now());
+            tokio::time::timeout_at(deadline, io.get_ref().readable()).await.is_ok_and(|ready| ready.is_ok())
+        };
+        tokio::select! {
+            biased;
+            asked = asked => {
+                if !asked {
+                    return Box::pin(too_slow(&context, io)).await;
+                }
+            }
+            () = drain.reached(Phase::Draining) => return,
+        }
     }
 }
 
-async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Response<Payload>, Infallible> {
-    let started = Instant::now();
+/// Serves until the connection ends (`None`) or is idle.
+async fn while_busy(
+    context: &Rc<Context>,
+    io: Prefixed<TcpStream>,
+    drain: &mut Watch,
+    traffic: &Rc<Traffic>,
+    clock: &mut Clock,
+) -> Option<Prefixed<TcpStream>> {
+    let service = {
+        let (context, traffic) = (Rc::clone(context), Rc::clone(traffic));
+        service_fn(move |request| answer(Rc::clone(&context), traffic.begin(), request))
+    };
+    let io = TokioIo::new(traffic.observe(io));
+    let mut connection = builder().serve_connection(io, service).with_upgrades();
+    let mut look = pin!(tokio::time::sleep(LOOK));
+    let slow = loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                note_end(context, ended);
+                return None;
+            }
+            () = drain.reached(Phase::Draining) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    ended = &mut connection => note_end(context, ended),
+                    () = drain.reached(Phase::Forced) => {}
+                }
+                return None;
+            }
+            () = look.as_mut() => match clock.look(traffic, Instant::now()) {
+                Look::Again(at) => look.as_mut().reset(at),
+                Look::Idle => break false,
+                Look::Slow => break true,
+            },
+        }
+    };
+    let parts = connection.into_parts()?;
+    let mut io = parts.io.into_inner().into_inner();
+    io.put_back(parts.read_buf);
+    if slow {
+        Box::pin(too_slow(context, io)).await;
+        return None;
+    }
+    Some(io)
+}
+
+/// Counts what the codec refused by itself. Its answers (400, 414, 431) are written before anybody hears of them and name no reason: it lets
+/// nobody add to them.
+fn note_end(context: &Context, ended: hyper::Result<()>) {
+    // How else it ended concerns the client alone, who knows.
+    if let Err(e) = ended
+        && e.is_parse()
+    {
+        context.worker.refused(context.direction, &Failure::new(Reason::BadRequest, e.to_string()));
+    }
+}
+
+/// Tells a client that did not send its head in time, and closes.
+async fn too_slow(context: &Context, mut io: Prefixed<TcpStream>) {
+    let detail = format!("the head of a request took longer than {} s", HEAD_DEADLINE.as_secs());
+    let failure = Failure::new(Reason::BadRequest, detail);
+    context.worker.refused(context.direction, &failure);
+    let text = format!("bowline: {failure}\n");
+    let answer = format!(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n{REASON_HEADER}: {}\r\ncontent-type: text/plain; \
+         charset=utf-8\r\ncontent-length: {}\r\n\r\n{text}",
+        failure.reason.as_str(),
+        text.len()
+    );
+    // Who does not read it either has had time enough.
+    let _ = tokio::time::timeout(LAST_WORDS, async {
+        io.write_all(answer.as_bytes()).await?;
+        io.shutdown().await
+    })
+    .await;
+}
+
+async fn answer(
+    context: Rc<Context>,
+    carried: Carried,
+    request: Request<Incoming>,
+) -> Result<Response<Payload>, Infallible> {
+    let started = std::time::Instant::now();
     if let Some(token) = headers::wanted_upgrade(&request) {
-        return Ok(Box::pin(upgrade::switch(context, request, token, started)).await);
+        let switched = Box::pin(upgrade::switch(context, request, carried.clone(), token, started)).await;
+        return Ok(switched.map(|body| body.carried(carried)));
     }
     let (mut head, body) = request.into_parts();
     if head.method == Method::CONNECT {
@@ -65,16 +164,19 @@ async fn answer(context: Rc<Context>, request: Request<Incoming>) -> Result<Resp
     }
     headers::strip(&mut head.headers);
     let grpc = is_grpc(&head.headers);
-    let body = if body.is_end_stream() || !is_expected(&head.headers) {
-        Payload::hyper(body)
-    } else {
+    let body = if body.is_end_stream() {
+        Payload::empty()
+    } else if is_expected(&head.headers) {
         let gate = Gate::default();
         gate.open_in_time();
         head.extensions.insert(gate.clone());
-        Payload::held(body, gate)
+        Payload::held(body, gate).carried(carried.clone())
+    } else {
+        Payload::hyper(body).carried(carried.clone())
     };
     let answered = exchange(&context, head, body, started).await;
-    Ok(answered.unwrap_or_else(|failure| refused(&context, &failure, grpc)))
+    let answered = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
+    Ok(answered.map(|body| body.carried(carried)))
 }
 
 /// Counts a failure and makes its answer.
@@ -96,9 +198,14 @@ where
         *response.version_mut() = Version::HTTP_11;
         std::future::ready(Ok::<_, Infallible>(response))
     });
-    let connection = builder().keep_alive(false).serve_connection(TokioIo::new(io), service);
+    let mut builder = builder();
+    builder.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    let connection = builder.serve_connection(TokioIo::new(io), service);
     tokio::select! {
         _ = connection => {}
         () = drain.reached(Phase::Forced) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,12 @@
 //! HTTP/2: from other proxies (every stream a request or a tunnel), and with prior knowledge from applications.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use h2::{
@@ -25,7 +31,11 @@ use crate::{
     bootstrap::tunnel::App,
     drain::{Phase, Watch},
     http::answer::Failure,
+    trust::{self, Lost, Standing},
 };
+
+/// How long a peer that is cut off may take to be told.
+const CUT_DEADLINE: Duration = Duration::from_secs(1);
 
 fn builder(app: App) -> Builder {
     let mut builder = Builder::new();
@@ -42,33 +52,32 @@ fn builder(app: App) -> Builder {
     builder
 }
 
-/// Serves until the connection ends, the proxy drains or `until` says that the peer is to go; what is in flight finishes, for a
-/// peer that is to go only for a while.
-pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, until: impl Future<Output = ()>)
+/// Serves until the connection ends, the proxy drains or trust in what the connection stands on is lost; what is in flight
+/// finishes, unless it stands on a revoked root.
+pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, mut standing: Option<Standing>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let Ok(mut connection) = builder(context.app).handshake::<_, Bytes>(io).await else { return };
-    let mut until = pin!(until);
-    let grace = tokio::select! {
+    let lost = tokio::select! {
         biased;
         () = accept(&context, &mut connection) => return,
-        () = until.as_mut() => Some(context.worker.config.distrust_grace),
-        () = drain.reached(Phase::Draining) => None,
+        lost = trust::lost(&mut standing) => lost,
+        () = drain.reached(Phase::Draining) => Lost::Dropped,
     };
-    connection.graceful_shutdown();
-    let deadline = async {
-        match grace {
-            Some(grace) => tokio::time::sleep(grace).await,
-            None => until.await,
+    if lost == Lost::Dropped {
+        connection.graceful_shutdown();
+        tokio::select! {
+            biased;
+            () = accept(&context, &mut connection) => return,
+            () = trust::revoked(&mut standing) => {}
+            () = drain.reached(Phase::Forced) => return,
         }
-    };
-    tokio::select! {
-        biased;
-        () = accept(&context, &mut connection) => {}
-        () = deadline => connection.abrupt_shutdown(h2::Reason::CANCEL),
-        () = drain.reached(Phase::Forced) => {}
     }
+    tracing::warn!(service = &*context.service, "a connection that stands on a revoked root is cut off");
+    connection.abrupt_shutdown(h2::Reason::CANCEL);
+    // All that is left to do is to say so.
+    let _ = tokio::time::timeout(CUT_DEADLINE, accept(&context, &mut connection)).await;
 }
 
 /// Takes streams until the peer closed or broke off.

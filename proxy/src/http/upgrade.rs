@@ -16,6 +16,7 @@ use super::{
     answer::Failure,
     exchange::{Context, Tried, Unsent, send1},
     headers::{self, UPGRADE_METHOD, UPGRADED},
+    idle::Carried,
     payload::{Guard, Lease, Payload},
     serve1::refused,
     serve2::{self, unless_reset},
@@ -30,6 +31,7 @@ use crate::{
 pub(super) async fn switch(
     context: Rc<Context>,
     mut request: Request<Incoming>,
+    carried: Carried,
     token: HeaderValue,
     started: Instant,
 ) -> Response<Payload> {
@@ -39,7 +41,17 @@ pub(super) async fn switch(
         Ok(candidate) if candidate.endpoint.key.identity.is_some() => {
             to_proxy(&context, &candidate, request, token, client, started).await
         }
-        Ok(candidate) => to_application(&context, &candidate, request, token, client, started).await,
+        Ok(candidate) => {
+            to_application(
+                &context,
+                &candidate,
+                request.map(|body| Payload::hyper(body).carried(carried)),
+                token,
+                client,
+                started,
+            )
+            .await
+        }
         Err(failure) => Err(failure),
     };
     answered.unwrap_or_else(|failure| refused(&context, &failure, false))
@@ -94,7 +106,7 @@ async fn to_proxy(
 async fn to_application(
     context: &Rc<Context>,
     candidate: &Rc<Candidate>,
-    request: Request<Incoming>,
+    request: Request<Payload>,
     token: HeaderValue,
     client: OnUpgrade,
     started: Instant,
@@ -103,8 +115,7 @@ async fn to_application(
     headers::strip(&mut head.headers);
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     head.headers.insert(UPGRADE, token);
-    let mut response =
-        send1(candidate, head, Payload::hyper(body), started).await.map_err(|Unsent { failure, .. }| failure)?;
+    let mut response = send1(candidate, head, body, started).await.map_err(|Unsent { failure, .. }| failure)?;
     candidate.series.answered(response.status());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);

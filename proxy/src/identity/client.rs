@@ -96,7 +96,7 @@ impl Asker {
         let key = Key::generate()?;
         let csr_der = csr::request(&id, &key)?;
         let token = self.mounts.token()?;
-        let channel = dial::connect(&mesh, &trusted, None).await?;
+        let (channel, _) = dial::connect(&mesh, &trusted, None).await?;
         let mut client = IdentityClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
         let mut request = tonic::Request::new(SignRequest {
             token: token.as_str().to_owned(),

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{leaf::Leaf, spiffe::SpiffeId};
@@ -23,6 +24,8 @@ pub struct Current {
     pub not_after: i64,
     /// What is trusted.
     pub bundle: Arc<Bundle>,
+    /// What is presented: leaf first, root not in it.
+    pub chain: Arc<Vec<CertificateDer<'static>>>,
     /// For new handshakes.
     pub tls: Configs,
     /// SHA-256 over the DER of the certificate that signed the leaf.
@@ -52,6 +55,14 @@ pub enum StoreError {
         found: String,
         /// Ours.
         expected: String,
+    },
+    /// A leaf that was signed before the bundle in use was made.
+    #[error("the new leaf was signed when bundle {signed} was in force, and {held} is by now: another is asked for")]
+    Overtaken {
+        /// Bundle that came with the leaf.
+        signed: u64,
+        /// Bundle in use.
+        held: u64,
     },
     /// No TLS configuration can be made of it.
     #[error(transparent)]
@@ -117,10 +128,14 @@ impl Store {
     /// Takes a new leaf and the bundle that came with it.
     ///
     /// # Errors
-    /// When they do not make a TLS configuration, or the bundle is of another trust domain; the old ones stay in use.
+    /// When they do not make a TLS configuration, the bundle is of another trust domain, or older than the one in use: the control plane
+    /// counts on it that whoever reports a bundle takes no leaf from before it. The old ones stay in use.
     pub fn install_leaf(&self, leaf: Leaf, bundle: Bundle) -> Result<(), StoreError> {
         let mut parts = self.parts();
         let leaf = Arc::new(leaf);
+        if let Some(held) = parts.bundle.as_ref().filter(|held| held.sequence > bundle.sequence) {
+            return Err(StoreError::Overtaken { signed: bundle.sequence, held: held.sequence });
+        }
         let bundle = newest(parts.bundle.as_ref(), bundle, leaf.id.trust_domain())?.0;
         self.publish(assemble(&leaf, &bundle)?);
         *parts = Parts { leaf: Some(leaf), bundle: Some(bundle) };
@@ -173,6 +188,7 @@ fn assemble(leaf: &Leaf, bundle: &Arc<Bundle>) -> Result<Current, TlsError> {
         id: leaf.id.clone(),
         not_after: leaf.not_after,
         bundle: Arc::clone(bundle),
+        chain: Arc::new(leaf.chain.clone()),
         tls: tls::build(leaf.chain.clone(), Arc::clone(&leaf.key), bundle)?,
         issuer_sha256: leaf.issuer_sha256,
     })

@@ -2,16 +2,16 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     bootstrap::{Reason, tunnel},
-    drain::{Phase, Watch},
     http::answer::Failure,
     identity::{spiffe::SpiffeId, store::Store},
     tls,
+    trust::Standing,
 };
 
 /// Longest time for a TCP connection to an endpoint.
@@ -30,13 +30,13 @@ pub(crate) async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-/// Opens a connection to the proxy at `to` and makes sure that it is `expected`.
+/// Opens a connection to the proxy at `to`, makes sure that it is `expected`, and tells what it stands on.
 pub(super) async fn secure(
-    store: &Store,
+    store: &Arc<Store>,
     to: SocketAddr,
     sni: &ServerName<'static>,
     expected: &SpiffeId,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<(TlsStream<TcpStream>, Standing), Failure> {
     let Some(current) = store.current() else {
         return Err(Failure::new(Reason::TlsFailed, "this proxy has no leaf yet: the control plane was never reached"));
     };
@@ -59,30 +59,9 @@ pub(super) async fn secure(
     let wrong = |why: String| Failure::new(Reason::WrongIdentity, format!("{to}: {why}"));
     let found = tls::peer_identity(session.peer_certificates(), &current.bundle.trust_domain)
         .map_err(|e| wrong(e.to_string()))?;
-    if found == *expected { Ok(stream) } else { Err(wrong(format!("expected was {expected}, there is {found}"))) }
-}
-
-/// Returns when the chain no longer verifies against the current bundle, or when everything is to end at once.
-pub(crate) async fn still_trusted_or_gone(store: &Store, chain: &[CertificateDer<'static>], mut drain: Watch) {
-    let made = UnixTime::now();
-    let mut changes = store.watch();
-    let mut seen = store.current().map(|c| Arc::clone(&c.bundle));
-    loop {
-        tokio::select! {
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    // Nobody publishes any more: what is trusted stays so.
-                    drain.reached(Phase::Forced).await;
-                    return;
-                }
-            }
-            () = drain.reached(Phase::Forced) => return,
-        }
-        let Some(current) = store.current() else { continue };
-        let same = seen.as_ref().is_some_and(|b| b.roots == current.bundle.roots);
-        if !same && !tls::still_trusted(chain, &current.bundle, made) {
-            return;
-        }
-        seen = Some(Arc::clone(&current.bundle));
+    if found != *expected {
+        return Err(wrong(format!("expected was {expected}, there is {found}")));
     }
+    let standing = Standing::new(store, &current, session.peer_certificates().unwrap_or_default());
+    Ok((stream, standing))
 }

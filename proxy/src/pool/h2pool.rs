@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,12 +14,16 @@ use h2::client::{Builder, SendRequest};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial;
+use super::{
+    dial,
+    write_first::{self, Held, Waiting},
+};
 use crate::{
     bootstrap::{Reason, tunnel::App},
     cork::Cork,
     http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, TUNNELS, answer::Failure, stream_window},
     identity::spiffe::SpiffeId,
+    trust::{self, Lost, Standing},
     worker::Worker,
 };
 
@@ -57,6 +60,7 @@ pub(crate) struct Connection2 {
     streams: Cell<u32>,
     usable: Cell<bool>,
     used: Cell<Instant>,
+    waiting: Waiting,
 }
 
 /// A place on a connection, held until the stream is over.
@@ -81,6 +85,7 @@ impl Stream2 {
         end: bool,
     ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
         self.0.used.set(Instant::now());
+        self.0.waiting.note();
         self.0.send.borrow_mut().send_request(request, end)
     }
 }
@@ -161,26 +166,22 @@ impl Pool2 {
     async fn open(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
         match &self.secure {
             Some(secure) => {
-                let stream = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
-                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let chain: Vec<_> = chain.iter().map(|c| c.clone().into_owned()).collect();
-                let (store, drain) = (Arc::clone(&worker.store), worker.drain.watch());
-                let distrusted = async move { dial::still_trusted_or_gone(&store, &chain, drain).await };
-                self.handshake(worker, Cork::new(stream), distrusted).await
+                let (stream, standing) = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
+                self.handshake(worker, Cork::new(stream), Some(standing)).await
             }
             None => {
                 let stream = dial::connect(self.to).await?;
-                self.handshake(worker, Cork::new(stream), std::future::pending()).await
+                self.handshake(worker, Cork::new(stream), None).await
             }
         }
     }
 
-    /// Begins HTTP/2; `until` says that the connection is to end, with a while for what is in flight.
-    async fn handshake<S, U>(&self, worker: &Rc<Worker>, io: S, until: U) -> Result<(), Failure>
+    /// Begins HTTP/2 on a connection that stands on `standing`.
+    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S, mut standing: Option<Standing>) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
-        U: Future<Output = ()> + 'static,
     {
+        let (io, held) = Held::new(io);
         let (send, driver) = Builder::new()
             .initial_window_size(stream_window(self.app))
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -196,23 +197,30 @@ impl Pool2 {
             streams: Cell::new(0),
             usable: Cell::new(true),
             used: Cell::new(Instant::now()),
+            waiting: Waiting::default(),
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let driven = Rc::downgrade(&connection);
-        let (open, grace) = (worker.drain.open(), worker.config.distrust_grace);
+        let (open, waiting) = (worker.drain.open(), connection.waiting.clone());
+        let to = self.to;
         tokio::task::spawn_local(async move {
             let unusable = || {
                 if let Some(connection) = driven.upgrade() {
                     connection.usable.set(false);
                 }
             };
-            // How a connection ended is told to each of its streams.
-            let mut driver = pin!(driver);
-            tokio::select! {
-                _ = driver.as_mut() => {}
-                () = until => {
-                    unusable();
-                    let _ = tokio::time::timeout(grace, driver).await;
+            let mut driver = pin!(write_first::drive(driver, held, waiting));
+            loop {
+                tokio::select! {
+                    () = driver.as_mut() => break,
+                    lost = trust::lost(&mut standing) => {
+                        // It is given no more streams, and ends with the last of those that it carries.
+                        unusable();
+                        if lost == Lost::Revoked {
+                            tracing::warn!(%to, "a connection that stands on a revoked root is cut off");
+                            break;
+                        }
+                    }
                 }
             }
             unusable();

@@ -79,7 +79,12 @@ impl Ca {
         Self { root, issuer }
     }
 
-    fn server_config(&self, id: &str, clients: &Self) -> ServerConfig {
+    /// SHA-256 of the certificate that signs leaves.
+    pub(crate) fn issuer_sha256(&self) -> [u8; 32] {
+        <sha2::Sha256 as sha2::Digest>::digest(self.issuer.der()).into()
+    }
+
+    fn server_config(&self, id: &str, clients: &[&Self]) -> ServerConfig {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         complete(&mut params, Duration::from_secs(3600));
@@ -87,7 +92,7 @@ impl Ca {
             vec![SanType::URI(id.try_into().unwrap()), SanType::DnsName(SNI.try_into().unwrap())];
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(clients.root.der().clone()).unwrap();
+        clients.iter().for_each(|ca| roots.add(ca.root.der().clone()).unwrap());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier: Arc<dyn ClientCertVerifier> =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
@@ -241,6 +246,7 @@ pub(crate) struct World {
     pub(crate) signing: Arc<Mutex<Signing>>,
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     streams: mpsc::Receiver<Stream>,
+    tls: Tls,
     pub(crate) store: Arc<Store>,
     pub(crate) state: Arc<State>,
     pub(crate) health: Arc<Health>,
@@ -282,20 +288,26 @@ impl World {
             streams: streams_tx,
             authenticated: false,
         };
-        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(server_ca.server_config(server_id, &ca)));
+        let tls: Tls = Arc::new(Mutex::new(Arc::new(server_ca.server_config(server_id, &[&ca]))));
         let (signing, asked) = (Arc::clone(&service.signing), Arc::clone(&service.asked));
-        let server = tokio::spawn(accept(listener, tls, service));
+        let server = tokio::spawn(accept(listener, Arc::clone(&tls), service));
         Self {
             dir: mounts(&ca, address),
             ca,
             signing,
             asked,
             streams,
+            tls,
             store: Store::new(),
             state: State::new(),
             health: Arc::default(),
             tasks: vec![server],
         }
+    }
+
+    /// New connections are served with a certificate of `server`, and clients of `clients` are taken.
+    pub(crate) fn serve_as(&self, server: &Ca, clients: &[&Ca]) {
+        *self.tls.lock().unwrap() = Arc::new(server.server_config(OPERATOR, clients));
     }
 
     fn start(&mut self) {
@@ -341,9 +353,16 @@ impl World {
 
     /// Writes the mounted bundle anew.
     pub(crate) fn mount(&self, cas: &[&Ca], sequence: u64) {
+        self.mount_wish(cas, sequence, &[]);
+    }
+
+    /// Writes a mounted bundle that wishes for leaves of `wanted` at once.
+    pub(crate) fn mount_wish(&self, cas: &[&Ca], sequence: u64, wanted: &[&Ca]) {
         let text = std::fs::read_to_string(self.dir.join("mesh.json")).unwrap();
         let mut mesh: MeshInfo = serde_json::from_str(&text).unwrap();
         mesh.bundle_sequence = sequence;
+        let hex = |ca: &&Ca| ca.issuer_sha256().iter().map(|b| format!("{b:02x}")).collect();
+        mesh.issuers_sha256 = wanted.iter().map(hex).collect();
         let pem: String = cas.iter().map(|ca| ca.root.pem()).collect();
         std::fs::write(self.dir.join("bundle.pem"), pem).unwrap();
         std::fs::write(self.dir.join("mesh.json"), serde_json::to_string(&mesh).unwrap()).unwrap();
@@ -370,10 +389,14 @@ fn mounts(ca: &Ca, address: String) -> PathBuf {
     dir
 }
 
-async fn accept(listener: TcpListener, tls: tokio_rustls::TlsAcceptor, service: Service) {
+/// How new connections are served.
+type Tls = Arc<Mutex<Arc<ServerConfig>>>;
+
+async fn accept(listener: TcpListener, tls: Tls, service: Service) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
-        let (tls, mut service) = (tls.clone(), service.clone());
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.lock().unwrap()));
+        let mut service = service.clone();
         tokio::spawn(async move {
             // Refusals of the proxy under test end here.
             let Ok(stream) = tls.accept(tcp).await else { return };

@@ -6,7 +6,7 @@ use http::{HeaderMap, Request};
 
 use crate::{
     application,
-    mesh::{Mesh, eventually, soon},
+    mesh::{Mesh, soon},
 };
 
 async fn client(mesh: &Mesh) -> h2::client::SendRequest<Bytes> {
@@ -54,10 +54,12 @@ async fn both_sides_stream_at_the_same_time_and_trailers_arrive() {
 async fn a_cancelled_call_is_cancelled_at_the_application() {
     let (listener, address) = application::listen(3).await;
     let (told, cancelled) = tokio::sync::oneshot::channel();
+    let (begin, begun) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
         let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        begin.send(()).unwrap();
         tokio::spawn(async move { while connection.accept().await.is_some() {} });
         let _ = told.send(poll_fn(|cx| respond.poll_reset(cx)).await.unwrap());
     });
@@ -66,7 +68,7 @@ async fn a_cancelled_call_is_cancelled_at_the_application() {
     let (response, mut up) = send.send_request(call(), false).unwrap();
     up.send_data(Bytes::from_static(b"x"), false).unwrap();
     let waiting = tokio::spawn(response);
-    eventually("in flight", || mesh.client.handle.open() >= 2).await;
+    soon("in flight", begun).await.unwrap();
     up.send_reset(h2::Reason::CANCEL);
     assert_eq!(soon("cancellation", cancelled).await.unwrap(), h2::Reason::CANCEL);
     assert!(soon("client", waiting).await.unwrap().is_err());

@@ -59,15 +59,22 @@ impl Ca {
         let leaf = params.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
-        let tls = tls::build(vec![leaf.der().clone()], key, bundle).unwrap();
+        let chain = Arc::new(vec![leaf.der().clone()]);
+        let tls = tls::build(chain.to_vec(), key, bundle).unwrap();
         let bundle = Arc::clone(bundle);
-        Current { generation: 0, id: id.clone(), not_after: i64::MAX, bundle, tls, issuer_sha256: [0; 32] }
+        Current { generation: 0, id: id.clone(), not_after: i64::MAX, bundle, chain, tls, issuer_sha256: [0; 32] }
     }
 }
 
 pub(crate) fn bundle(sequence: u64, cas: &[&Ca]) -> Arc<Bundle> {
     let roots = cas.iter().map(|ca| ca.0.der().to_vec()).collect();
     Arc::new(Bundle { trust_domain: DOMAIN.into(), sequence, roots, ..Bundle::default() })
+}
+
+/// A bundle that says that the key of `revoked` is compromised.
+pub(crate) fn revoking(sequence: u64, cas: &[&Ca], revoked: &[&Ca]) -> Arc<Bundle> {
+    let revoked = revoked.iter().map(|ca| <sha2::Sha256 as sha2::Digest>::digest(ca.0.der()).into()).collect();
+    Arc::new(Bundle { revoked, ..Arc::unwrap_or_clone(bundle(sequence, cas)) })
 }
 
 /// One data plane.
@@ -90,7 +97,6 @@ pub(crate) fn config(ip: IpAddr) -> Config {
         workload: "shop/test".into(),
         workers: 1,
         max_connections: 1000,
-        distrust_grace: Duration::from_millis(100),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     application::{self, say},
-    mesh::{Ca, Mesh, bundle, config, eventually, id, plane, soon},
+    mesh::{Ca, Mesh, bundle, config, eventually, id, plane, revoking, soon},
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -87,12 +87,11 @@ async fn a_dropped_root_takes_along_only_those_who_depend_on_it() {
         stream.read_exact(&mut [0; 1]).await.unwrap();
         stream
     };
-    let mut old = soon("old", echo(mesh.connect().await)).await;
+    let old = soon("old", echo(mesh.connect().await)).await;
     let living = soon("new", echo(TcpStream::connect(other.handle.outbound).await.unwrap())).await;
     assert_eq!(mesh.server.handle.open(), 2);
 
     mesh.server.store.publish(new.leaf(&id("server"), &bundle(3, &[&new])));
-    assert!(soon("cut off", old.read(&mut [0; 1])).await.map_or(true, |n| n == 0));
     // Those of the old root get nothing new: their next connection is refused at the handshake.
     soon("refused", async {
         loop {
@@ -104,7 +103,11 @@ async fn a_dropped_root_takes_along_only_those_who_depend_on_it() {
         }
     })
     .await;
+    // What they have goes on.
+    let mut old = soon("still", echo(old)).await;
     let living = soon("still", echo(living)).await;
-    drop(living);
+    mesh.server.store.publish(new.leaf(&id("server"), &revoking(4, &[&new], &[&mesh.ca])));
+    assert!(soon("cut off", old.read(&mut [0; 1])).await.map_or(true, |n| n == 0));
+    soon("still", echo(living)).await;
     soon("and new ones", echo(TcpStream::connect(other.handle.outbound).await.unwrap())).await;
 }

@@ -4,7 +4,7 @@ use bowline_crds::mesh::{AuthorityPhase, RotationCause};
 
 use super::{Decision, Policy, trigger::renew_within};
 use crate::ca::{
-    evidence::{Evidence, Guards, Missing, SKEW_BOUND, Step},
+    evidence::{Evidence, Guards, Missing, Report, SKEW_BOUND, Step},
     ledger::{Entry, Ledger, Write},
 };
 
@@ -13,10 +13,10 @@ pub(super) fn advance(ledger: &Ledger, policy: &Policy, evidence: &Evidence, now
     let of = |phase: AuthorityPhase| ledger.issuers.iter().find(move |i| i.phase == phase);
     let (write, missing) = if of(AuthorityPhase::Staged).is_some() {
         (Write::Distribute, clocks(ledger, evidence, now))
-    } else if let Some(issuer) = of(AuthorityPhase::Distributed) {
+    } else if of(AuthorityPhase::Distributed).is_some() {
         let emergency = ledger.active_root().is_some_and(|r| policy.distrust.contains(&r.id));
         let write = Write::Activate { renew_within: renew_within(evidence, emergency) };
-        (write, may_sign(ledger, issuer, evidence, emergency, now, guards))
+        (write, may_sign(ledger, evidence, emergency, now, guards))
     } else if let Some(issuer) = of(AuthorityPhase::Retiring) {
         let emergency = issuer.root.as_ref().is_some_and(|r| policy.distrust.contains(r));
         let write = Write::DropIssuer { id: issuer.id.clone() };
@@ -45,17 +45,10 @@ fn clocks(ledger: &Ledger, evidence: &Evidence, now: u64) -> Missing {
 
 /// Everybody trusts the new root: every proxy has said so (or what it holds has expired), every replica lives with this ledger, and
 /// whoever starts finds it mounted.
-fn may_sign(
-    ledger: &Ledger,
-    issuer: &Entry,
-    evidence: &Evidence,
-    emergency: bool,
-    now: u64,
-    guards: Guards,
-) -> Missing {
+fn may_sign(ledger: &Ledger, evidence: &Evidence, emergency: bool, now: u64, guards: Guards) -> Missing {
     let mut missing = Missing::default();
     let in_use = ledger.issuers.iter().filter(|i| !matches!(i.phase, AuthorityPhase::Distributed));
-    let step = Step::new(issuer.since, in_use, emergency, now, guards);
+    let step = Step::new(ledger, in_use, emergency, now, guards);
     step.replicas(evidence, |r| r.revision >= ledger.revision, &mut missing);
     if let Some(root) = ledger.roots.iter().find(|r| r.phase == AuthorityPhase::Distributed) {
         missing.unpublished = evidence.published < root.sequence;
@@ -76,11 +69,14 @@ fn issuer_may_go(
     guards: Guards,
 ) -> Missing {
     let mut missing = Missing::default();
-    let step = Step::new(issuer.since, std::iter::once(issuer), emergency, now, guards);
+    let step = Step::new(ledger, std::iter::once(issuer), emergency, now, guards);
     step.replicas(evidence, |r| r.revision >= ledger.revision, &mut missing);
     if guards.leaf {
         let active = ledger.active_issuer().map(|i| &i.id);
-        step.proxies(evidence, |report| Some(&report.issuer) == active, &mut missing);
+        // Who has the bundle of this step also throws away an answer that was signed before it and is still on its way.
+        let there =
+            |report: &Report| report.bundle_sequence >= ledger.bundle_sequence && Some(&report.issuer) == active;
+        step.proxies(evidence, there, &mut missing);
     }
     missing
 }
@@ -95,7 +91,7 @@ fn root_may_go(
     guards: Guards,
 ) -> Missing {
     let mut missing = Missing::default();
-    let step = Step::new(root.since, ledger.issuers.iter(), emergency, now, guards);
+    let step = Step::new(ledger, ledger.issuers.iter(), emergency, now, guards);
     let stays = |id: &str| ledger.issuers.iter().any(|i| i.id == id && i.root.as_deref() != Some(root.id.as_str()));
     step.replicas(evidence, |r| r.revision >= ledger.revision && stays(&r.issuer), &mut missing);
     // Whoever was given up when its issuing CA went is not waited for again.

@@ -42,4 +42,3 @@ pub fn origin(known: Known<'_>, trust_domain: &str) -> Origin {
         Origin::Lost
     }
 }
-

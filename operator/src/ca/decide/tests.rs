@@ -76,8 +76,16 @@ impl World {
         decide(Some(self.ledger()), &self.policy, &self.evidence, self.now)
     }
 
-    /// Decides and writes; what was written.
+    /// Decides and writes; what was written. A step is settled at once.
     fn step(&mut self) -> Vec<Write> {
+        let writes = self.write();
+        if writes.iter().any(Write::is_step) && !self.ledger().is_steady() {
+            assert_eq!(self.write(), [Write::Settle]);
+        }
+        writes
+    }
+
+    fn write(&mut self) -> Vec<Write> {
         let writes = self.decide().writes;
         if !writes.is_empty() {
             self.state = issue::apply(Some(&self.state), &writes, &self.policy, None, at(self.now)).unwrap();
@@ -181,7 +189,7 @@ fn who_is_silent_holds_a_step_until_what_they_hold_has_expired() {
     world.until(Distributed);
     world.all_follow();
     world.evidence.proxies[0].streams.clear();
-    let since = world.ledger().roots[1].since;
+    let since = world.ledger().settled.unwrap();
     let dead = since + 24 * HOUR + 300;
     world.now = dead - 1;
     let decision = world.decide();
@@ -207,7 +215,11 @@ fn an_old_issuer_stays_while_a_leaf_of_it_may_live() {
     world.proxy_follows(0);
     world.proxy_follows(1);
     assert_eq!(world.decide().missing.proxies, ["shop/web-2"]);
-    assert_eq!(world.ledger().serving_issuer(world.now).unwrap().phase, Retiring, "who missed the bundle cannot connect");
+    assert_eq!(
+        world.ledger().serving_issuer(world.now).unwrap().phase,
+        Retiring,
+        "who missed the bundle cannot connect"
+    );
     world.proxy_follows(2);
     assert!(matches!(world.step()[..], [Write::DropIssuer { .. }]));
     // The root waits until no replica serves with a leaf below it.

@@ -20,7 +20,8 @@ fn slot(state: Value, restarts: u32) -> Value {
 }
 
 fn heard(uid: &str, slot: &str, sequence: Option<u64>) -> ObservedProxy {
-    let report = sequence.map(|s| proto::Report { bundle_sequence: s, issuer_sha256: vec![0xab; 32], ..Default::default() });
+    let report =
+        sequence.map(|s| proto::Report { bundle_sequence: s, issuer_sha256: vec![0xab; 32], ..Default::default() });
     ObservedProxy { pod_uid: uid.into(), slot: slot.into(), report, ..ObservedProxy::default() }
 }
 
@@ -37,7 +38,11 @@ fn who_holds_a_leaf_or_may_is_a_party() {
     let clock = ObservedClock { pod_uid: "4".into(), skew_ms: -400_000, ..ObservedClock::default() };
     let answers = [
         ObserveResponse { proxies: vec![heard("1", "a", Some(3)), heard("1", "b", None)], ..Default::default() },
-        ObserveResponse { proxies: vec![heard("5", "a", Some(4)), heard("9", "a", Some(4))], clocks: vec![clock], ..Default::default() },
+        ObserveResponse {
+            proxies: vec![heard("5", "a", Some(4)), heard("9", "a", Some(4))],
+            clocks: vec![clock],
+            ..Default::default()
+        },
     ];
     let proxies = proxies(pods.iter(), &answers);
     let names: Vec<&str> = proxies.iter().map(|p| p.name.as_str()).collect();

@@ -33,7 +33,8 @@ pub(super) fn certificates(ca: &CaState, facts: Facts<'_>) -> CertificatesStatus
 /// The source that the Mesh names, once nothing of another is in use: until then that other one must not be forgotten.
 fn source_name(ledger: &Ledger, facts: Facts<'_>) -> String {
     let wanted = source::name(&facts.observed.mesh.spec.certificates.source);
-    let before = facts.observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.clone());
+    let before =
+        facts.observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.clone());
     match before {
         Some(before) if !ledger.is_steady() => before,
         _ => wanted,
@@ -126,11 +127,8 @@ pub(super) fn risk(facts: Facts<'_>) -> Option<String> {
     let ledger = &facts.ca?.ledger;
     let now = unix(facts.now);
     let risk = at_risk(ledger, now)?;
-    let when = if risk.not_after <= now {
-        "has expired".to_owned()
-    } else {
-        format!("expires at {}", time(risk.not_after).0)
-    };
+    let when =
+        if risk.not_after <= now { "has expired".to_owned() } else { format!("expires at {}", time(risk.not_after).0) };
     let advice = if ledger.is_steady() {
         "ask for a rotation with the annotation bowline.dev/rotate-root, or have its source offer another"
     } else {
@@ -146,7 +144,8 @@ pub(super) fn risk(facts: Facts<'_>) -> Option<String> {
 
 /// The condition.
 pub(super) fn trust(facts: Facts<'_>) -> Draft {
-    let skewed = |e: &Evidence| e.proxies.iter().filter(|p| p.skew.is_some_and(|s| s.unsigned_abs() > SKEW_BOUND)).count();
+    let skewed =
+        |e: &Evidence| e.proxies.iter().filter(|p| p.skew.is_some_and(|s| s.unsigned_abs() > SKEW_BOUND)).count();
     match (risk(facts), facts.rotation.and_then(|r| r.evidence.as_ref()).map_or(0, skewed)) {
         (Some(risk), _) => draft(types::TRUST_AT_RISK, true, reasons::TRUST_AT_RISK, risk),
         (None, 0) => draft(types::TRUST_AT_RISK, false, reasons::AS_EXPECTED, ""),

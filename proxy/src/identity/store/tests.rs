@@ -30,7 +30,10 @@ fn leaf_and_bundle_are_published_together() {
 fn the_highest_sequence_wins_wherever_it_comes_from() {
     let (store, ca) = (Store::new(), Ca::new("a"));
     assert!(store.install_bundle(ca.bundle(5)).unwrap(), "before the first leaf");
-    store.install_leaf(leaf(&ca, "web", &ca.bundle(3)), ca.bundle(3)).unwrap();
+    let error = store.install_leaf(leaf(&ca, "web", &ca.bundle(3)), ca.bundle(3)).unwrap_err();
+    assert!(matches!(error, StoreError::Overtaken { signed: 3, held: 5 }), "{error}");
+    assert!(store.current().is_none(), "a leaf from before the bundle in use was taken");
+    store.install_leaf(leaf(&ca, "web", &ca.bundle(5)), ca.bundle(5)).unwrap();
     assert_eq!(store.current().unwrap().bundle.sequence, 5);
     assert!(!store.install_bundle(ca.bundle(5)).unwrap());
     assert!(!store.install_bundle(ca.bundle(1)).unwrap());

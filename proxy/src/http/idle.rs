@@ -1,0 +1,263 @@
+//! When a connection of HTTP/1 carries nothing: then its codec is taken down, for its buffers are most of what a connection costs.
+//!
+//! A clock looks once in a while, so that a request pays for no timer of its own. It also ends what sends a head too slowly.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// How often a connection is looked at: one that was idle from one look to the next is taken down.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// Longest time between two looks at one that carries a request.
+const MOST: Duration = Duration::from_secs(8);
+/// How long a client may take to send a head, from its first byte.
+pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Counts what a connection carries.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// Requests and bodies that are not over.
+    carried: Cell<u32>,
+    /// Requests begun.
+    begun: Cell<u64>,
+    /// Apart, since the socket may go to another thread with an upgrade.
+    socket: Arc<Socket>,
+}
+
+#[derive(Default)]
+struct Socket {
+    /// Something was read or written.
+    touched: AtomicBool,
+    /// Something waits to be written.
+    blocked: AtomicBool,
+}
+
+/// A request, or one of its bodies; it is carried until this is dropped.
+pub(crate) struct Carried(Rc<Traffic>);
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.carried.set(self.0.carried.get().saturating_sub(1));
+    }
+}
+
+impl Clone for Carried {
+    fn clone(&self) -> Self {
+        self.0.carried.set(self.0.carried.get() + 1);
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl Traffic {
+    /// Another request.
+    pub(super) fn begin(self: &Rc<Self>) -> Carried {
+        self.begun.set(self.begun.get() + 1);
+        self.carried.set(self.carried.get() + 1);
+        Carried(Rc::clone(self))
+    }
+
+    /// The socket, observed.
+    pub(super) fn observe<S>(&self, inner: S) -> Observed<S> {
+        Observed { inner, socket: Arc::clone(&self.socket) }
+    }
+}
+
+/// What a look at a connection says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// In use; the time of the next look.
+    Again(Instant),
+    /// It carries nothing and may be taken down.
+    Idle,
+    /// Its client is too slow to send a head.
+    Slow,
+}
+
+/// Looks at a connection, again and again.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    begun: u64,
+    /// Looks in a row that found a request under way.
+    looks: u32,
+    /// When a head was first seen to be incomplete.
+    head: Option<Instant>,
+}
+
+impl Clock {
+    pub(super) fn look(&mut self, traffic: &Traffic, now: Instant) -> Look {
+        let touched = traffic.socket.touched.swap(false, Relaxed);
+        let begun = traffic.begun.get();
+        if traffic.carried.get() > 0 {
+            self.looks = self.looks.saturating_add(1).min(3);
+            self.head = None;
+            self.begun = begun;
+            return Look::Again(now + (LOOK * 2_u32.pow(self.looks)).min(MOST));
+        }
+        self.looks = 0;
+        if traffic.socket.blocked.load(Relaxed) {
+            return Look::Again(now + LOOK);
+        }
+        if !touched {
+            return Look::Idle;
+        }
+        if std::mem::replace(&mut self.begun, begun) != begun {
+            self.head = None;
+        } else if self.head_deadline(now) <= now {
+            return Look::Slow;
+        }
+        Look::Again(now + LOOK)
+    }
+
+    /// Until when the head that has begun is to be complete.
+    pub(super) fn head_deadline(&mut self, now: Instant) -> Instant {
+        *self.head.get_or_insert(now) + HEAD_DEADLINE
+    }
+
+    /// No head has begun.
+    pub(super) fn reset(&mut self) {
+        self.head = None;
+    }
+}
+
+/// A socket whose use is noted.
+pub(super) struct Observed<S> {
+    inner: S,
+    socket: Arc<Socket>,
+}
+
+impl<S> Observed<S> {
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        self.socket.touched.store(true, Relaxed);
+        self.socket.blocked.store(written.is_pending(), Relaxed);
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if read.is_ready() {
+            self.socket.touched.store(true, Relaxed);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Seen {
+        traffic: Rc<Traffic>,
+        clock: Clock,
+        now: Instant,
+    }
+
+    impl Seen {
+        fn new() -> Self {
+            Self { traffic: Rc::default(), clock: Clock::default(), now: Instant::now() }
+        }
+
+        /// A look `seconds` later.
+        fn after(&mut self, seconds: u64) -> Look {
+            self.now += Duration::from_secs(seconds);
+            self.clock.look(&self.traffic, self.now)
+        }
+
+        fn again(&self, seconds: u64) -> Look {
+            Look::Again(self.now + Duration::from_secs(seconds))
+        }
+
+        fn touch(&self) {
+            self.traffic.socket.touched.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_was_idle_between_two_looks_is_taken_down() {
+        let mut seen = Seen::new();
+        drop(seen.traffic.begin());
+        seen.touch();
+        assert_eq!(seen.after(1), seen.again(1));
+        assert_eq!(seen.after(1), Look::Idle);
+    }
+
+    #[test]
+    fn what_carries_a_request_is_looked_at_less_and_less_often() {
+        let mut seen = Seen::new();
+        let request = seen.traffic.begin();
+        let body = request.clone();
+        drop(request);
+        for next in [2, 4, 8, 8] {
+            assert_eq!(seen.after(1), seen.again(next));
+        }
+        drop(body);
+        seen.traffic.socket.blocked.store(true, Relaxed);
+        assert_eq!(seen.after(8), seen.again(1), "the end of an answer waits to be taken");
+        seen.traffic.socket.blocked.store(false, Relaxed);
+        assert_eq!(seen.after(1), Look::Idle);
+    }
+
+    #[test]
+    fn a_head_that_trickles_is_given_its_time_and_no_more() {
+        let mut seen = Seen::new();
+        for _ in 0..30 {
+            seen.touch();
+            assert_eq!(seen.after(1), seen.again(1));
+        }
+        seen.touch();
+        assert_eq!(seen.after(1), Look::Slow);
+        let mut seen = Seen::new();
+        for _ in 0..100 {
+            drop(seen.traffic.begin());
+            seen.touch();
+            assert_eq!(seen.after(1), seen.again(1), "requests one after the other");
+        }
+    }
+}
