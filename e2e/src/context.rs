@@ -80,6 +80,14 @@ impl Context {
         kubectl_command(&self.env)?.args(args).input(yaml).output().await
     }
 
+    /// Makes objects from YAML as `kubectl get --output yaml` printed them, as `kubectl create` does.
+    ///
+    /// # Errors
+    /// When one is there already or the API server refuses it; the message quotes why.
+    pub async fn create_yaml(&self, yaml: &str) -> Result<String> {
+        kubectl_command(&self.env)?.args(["create", "--filename", "-"]).input(yaml).output().await
+    }
+
     /// Deletes what is named in YAML, and waits until it is gone; what does not exist is no error.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 
 pub mod load;
 pub mod product;
+pub mod tools;
 
 use std::path::{Path, PathBuf};
 

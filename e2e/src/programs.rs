@@ -3,6 +3,8 @@
 //! One directory per module and content of its pins; a build happens beside it and is renamed into place, so a directory that exists
 //! is complete.
 
+pub mod tools;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -89,11 +91,7 @@ impl Programs {
     /// # Errors
     /// When the pins cannot be read.
     pub fn locate(env: &Env) -> Result<Self> {
-        let dirs = MODULES.iter().map(|module| {
-            let digest = module.digest(&env.inputs().join("go").join(module.dir))?;
-            Ok(env.cache.join("programs").join(format!("{}-{digest}", module.dir)))
-        });
-        Ok(Self { dirs: dirs.collect::<Result<_>>()? })
+        Ok(Self { dirs: MODULES.iter().map(|module| module.locate(env)).collect::<Result<_>>()? })
     }
 
     /// Builds what is not in the cache.
@@ -102,25 +100,31 @@ impl Programs {
     /// When Go is missing or a build fails.
     pub async fn build(env: &Env) -> Result<Self> {
         let this = Self::locate(env)?;
-        if this.dirs.iter().all(|dir| dir.is_dir()) {
-            return Ok(this);
-        }
-        let go = prereq::for_go().await?;
-        let _lock = Lock::take(&env.cache.join("programs.lock"), "building the cluster's programs").await?;
-        let todo: Vec<_> = MODULES.iter().zip(&this.dirs).filter(|(_, dir)| !dir.is_dir()).collect();
-        let mut plan = Plan::new(todo.iter().flat_map(|(module, _)| module.programs));
-        if plan.count > 0 {
-            say(format_args!(
-                "building {} programs from Go modules: about {} on two cores from nothing, a minute with Go's build cache",
-                plan.count,
-                minutes(Duration::from_secs(plan.total))
-            ));
-        }
-        for (module, dir) in todo {
-            module.build(&go, &env.inputs().join("go").join(module.dir), dir, &mut plan).await?;
-        }
+        build_missing(env, &MODULES.iter().zip(&this.dirs).collect::<Vec<_>>()).await?;
         Ok(this)
     }
+}
+
+/// Builds those modules whose directories are not there.
+async fn build_missing(env: &Env, modules: &[(&Module, &PathBuf)]) -> Result<()> {
+    if modules.iter().all(|(_, dir)| dir.is_dir()) {
+        return Ok(());
+    }
+    let go = prereq::for_go().await?;
+    let _lock = Lock::take(&env.cache.join("programs.lock"), "building the cluster's programs").await?;
+    let todo: Vec<_> = modules.iter().filter(|(_, dir)| !dir.is_dir()).collect();
+    let mut plan = Plan::new(todo.iter().flat_map(|(module, _)| module.programs));
+    if plan.count > 0 {
+        say(format_args!(
+            "building {} programs from Go modules: about {} on two cores from nothing, a minute with Go's build cache",
+            plan.count,
+            minutes(Duration::from_secs(plan.total))
+        ));
+    }
+    for (module, dir) in todo {
+        module.build(&go, &module.source(env), dir, &mut plan).await?;
+    }
+    Ok(())
 }
 
 /// How far the building is.
@@ -149,6 +153,16 @@ impl Plan {
 }
 
 impl Module {
+    fn source(&self, env: &Env) -> PathBuf {
+        env.inputs().join("go").join(self.dir)
+    }
+
+    /// Where its programs are or will be.
+    fn locate(&self, env: &Env) -> Result<PathBuf> {
+        let digest = self.digest(&self.source(env))?;
+        Ok(env.cache.join("programs").join(format!("{}-{digest}", self.dir)))
+    }
+
     /// Identifies the content of the pins and the flags.
     fn digest(&self, source: &Path) -> Result<String> {
         let mut hash = Sha256::new();

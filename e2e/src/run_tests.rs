@@ -31,15 +31,19 @@ pub fn list() {
 pub async fn run(env: &Env, names: &[String], long: bool) -> Result<bool> {
     let chosen = choose(names)?;
     cluster::up(env, Some(NODES)).await?;
-    if chosen.iter().any(|test| test.needs == Needs::Operator) {
+    if chosen.iter().any(|test| test.needs != Needs::Cluster) {
         images::product::build_and_load(env, Profile::Image).await?;
         install::install(env).await?;
     }
     let (mut passed, mut failed) = (0, vec![]);
     for (n, test) in chosen.iter().enumerate() {
         say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
+        let prepared = prepare(env, test.needs).await;
         let start = Instant::now();
-        let result = one(env, test, long).await;
+        let result = match prepared {
+            Ok(()) => one(env, test, long).await,
+            Err(e) => Err(e),
+        };
         let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
         let (figures, verdict) = match result {
             Ok(figures) => {
@@ -73,6 +77,14 @@ fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
             .with_context(|| format!("no test is called {name}; there are: {}", known()))
     };
     names.iter().map(find).collect()
+}
+
+/// Makes what only few tests need: when that cannot be had, only they fail. It is not on their clock.
+async fn prepare(env: &Env, needs: Needs) -> Result<()> {
+    match needs {
+        Needs::Cluster | Needs::Operator => Ok(()),
+        Needs::CertManager => images::tools::cert_manager(env).await.context("cert-manager cannot be had"),
+    }
 }
 
 /// Runs one test; a panic is a failure, and so is the deadline.

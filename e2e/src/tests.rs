@@ -2,6 +2,7 @@
 //!
 //! A test is a file `tests/NAME.rs` with `pub async fn run(cx: &Context) -> Result<Figures>` and a line in [`TESTS`].
 
+pub mod backup_restore;
 pub mod bad_csr;
 pub mod bad_mesh;
 pub mod cluster;
@@ -19,8 +20,15 @@ pub mod outside_traffic;
 pub mod pod_shapes;
 pub mod probes;
 pub mod protocols;
+pub mod rotation_abort;
+pub mod rotation_emergency;
+pub mod rotation_issuer_under_load;
+pub mod rotation_root_under_load;
+pub mod rotation_sources;
+pub mod rotation_with_a_silent_pod;
 pub mod standby_replaced;
 pub mod strict_and_permissive;
+pub mod wrong_server_identity;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
@@ -34,6 +42,8 @@ pub enum Needs {
     Cluster,
     /// Also our images on its nodes, and the operator installed.
     Operator,
+    /// Also the image of cert-manager's controller on its nodes.
+    CertManager,
 }
 
 /// One test.
@@ -69,6 +79,7 @@ pub const TESTS: &[Test] = &[
     test!(install, Operator, 3 min, "a first user's way: kubectl apply -k, one Mesh with spec {}, a labelled namespace, a pod"),
     test!(protocols, Operator, 4 min, "every protocol passes two sidecars, by mutual TLS between the right identities"),
     test!(strict_and_permissive, Operator, 5 min, "Strict refuses plaintext and foreign identities, Permissive admits; the switch is hot"),
+    test!(wrong_server_identity, Operator, 3 min, "a server that proves another identity than its endpoint's is sent no request"),
     test!(probes, Operator, 5 min, "probes and lifecycle hooks of every kind keep their meaning under Strict"),
     test!(pod_shapes, Operator, 5 min, "init containers, Jobs, StatefulSets and the like work, or are refused with the remedy"),
     test!(outside_traffic, Operator, 3 min, "API server, nodes, pods outside the mesh and pod addresses are reached as before"),
@@ -81,6 +92,13 @@ pub const TESTS: &[Test] = &[
     test!(bad_csr, Operator, 3 min, "the CA signs for nobody but the pod whose token is presented"),
     test!(bad_mesh, Operator, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
     test!(mesh_deletion, Operator, 5 min, "deleting a Mesh in use is held; forced, everything that it made goes"),
+    test!(rotation_root_under_load, Operator, 6 min, "a new root under load: no request fails, no stream is lost, nothing restarts"),
+    test!(rotation_issuer_under_load, Operator, 5 min, "a new issuing CA under load: no request fails, nothing restarts"),
+    test!(rotation_emergency, Operator, 4 min, "a compromised root is gone soon, connections below it are closed, its leaves refused"),
+    test!(rotation_abort, Operator, 5 min, "an aborted rotation goes back under load, before and after the new root signs"),
+    test!(rotation_sources, CertManager, 8 min, "built-in, Secret, cert-manager and back under load: each move is a rotation"),
+    test!(rotation_with_a_silent_pod, Operator, 6 min, "a silent proxy is named and waited for as long as its leaf lives; it comes back alone"),
+    test!(backup_restore, Operator, 4 min, "the authority is lost with Secret, Mesh and operator, and comes back with the same root"),
     test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
     test!(forty_pods, Operator, 5 min, "forty meshed pods start on two nodes"),
 ];

@@ -1,7 +1,7 @@
 //! The mesh's certificate authority as a client sees it: tokens, certificate signing requests, answers.
 
-use anyhow::{Context as _, Result};
-use bowline_proxy::bootstrap::{MeshInfo, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
+use anyhow::{Context as _, Result, anyhow};
+use bowline_proxy::bootstrap::{MeshInfo, TOKEN_AUDIENCE, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
 use bowline_proxy::proto::identity_client::IdentityClient;
 use bowline_proxy::proto::{SignRequest, SignResponse};
 use hyper_util::rt::TokioIo;
@@ -12,6 +12,7 @@ use kube::api::PostParams;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use sha2::{Digest as _, Sha256};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -21,6 +22,7 @@ use crate::context::{Context, pods};
 use crate::install::NAMESPACE;
 
 /// What a member namespace is told of its mesh.
+#[derive(Debug)]
 pub struct Trust {
     /// See [`MeshInfo`].
     pub info: MeshInfo,
@@ -112,6 +114,24 @@ impl Csr {
         let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
         Credentials { chain, key }
     }
+}
+
+/// A genuine leaf for a pod of the mesh, of the issuing CA that signs now.
+///
+/// # Errors
+/// When it is not signed.
+pub async fn leaf(cx: &Context, pod: &Pod, trust: &Trust, id: &str) -> Result<Credentials> {
+    let csr = Csr::new(&[id], &[])?;
+    let token = token(cx, pod, TOKEN_AUDIENCE).await?;
+    let signed = Authority::connect(cx, trust).await?.sign(&token, &csr.der).await;
+    let answer = signed.map_err(|(code, message)| anyhow!("{id} is not signed: {code:?}: {message}"))?;
+    Ok(csr.credentials(&answer))
+}
+
+/// SHA-256 over a certificate, as the Mesh's status shows it.
+#[must_use]
+pub fn fingerprint(der: &[u8]) -> String {
+    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A connection to the identity service, as a proxy makes it.

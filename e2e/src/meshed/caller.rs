@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use super::SOON;
@@ -26,8 +27,16 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// When there is none within a minute.
     pub async fn of(cx: &'a Context, namespace: &str, app: &str) -> Result<Self> {
-        let pod = cx.ready_pod(namespace, &format!("app={app}"), SOON).await?;
-        Ok(Self { cx, namespace: namespace.into(), pod: pods::name(&pod), ip: pods::ip(&pod)? })
+        Self::at(cx, &cx.ready_pod(namespace, &format!("app={app}"), SOON).await?)
+    }
+
+    /// This pod.
+    ///
+    /// # Errors
+    /// When it has no address yet.
+    pub fn at(cx: &'a Context, pod: &Pod) -> Result<Self> {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        Ok(Self { cx, namespace, pod: pods::name(pod), ip: pods::ip(pod)? })
     }
 
     /// Runs a client command and returns its report; `error` in it says that there was no answer.
@@ -147,6 +156,24 @@ impl Load {
         Ok(())
     }
 
+    /// Adds another client's load; latencies are those of the slower one.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.sent += other.sent;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.fresh_connections += other.fresh_connections;
+        self.streams_held += other.streams_held;
+        self.streams_lost += other.streams_lost;
+        self.p50_ms = self.p50_ms.max(other.p50_ms);
+        self.p99_ms = self.p99_ms.max(other.p99_ms);
+        for (kind, count) in other.errors.as_object().into_iter().flatten() {
+            let so_far = self.errors[kind.as_str()].as_u64().unwrap_or(0);
+            self.errors[kind.as_str()] = (so_far + count.as_u64().unwrap_or(0)).into();
+        }
+        self
+    }
+
     /// Puts it into a test's figures.
     #[must_use]
     pub fn figures(&self, figures: Figures) -> Figures {
@@ -158,5 +185,31 @@ impl Load {
             .with("streams_lost", self.streams_lost)
             .with("p50_ms", (self.p50_ms * 100.0).round() / 100.0)
             .with("p99_ms", (self.p99_ms * 100.0).round() / 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn loads_add_up() {
+        let load = |failed: u64, p99: f64, errors: Value| Load {
+            sent: 10,
+            succeeded: 10 - failed,
+            failed,
+            fresh_connections: 5,
+            streams_held: 2,
+            streams_lost: 1,
+            p50_ms: 1.0,
+            p99_ms: p99,
+            errors,
+        };
+        let both = load(1, 3.0, json!({ "timeout": 1 })).and(&load(3, 2.0, json!({ "timeout": 2, "connect": 1 })));
+        assert_eq!((both.sent, both.failed, both.streams_held, both.streams_lost), (20, 4, 4, 2));
+        assert_eq!(both.errors, json!({ "timeout": 3, "connect": 1 }));
+        assert!((both.p99_ms - 3.0).abs() < f64::EPSILON);
     }
 }

@@ -6,16 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bowline_proxy::bootstrap::{ports, tunnel};
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
 
 use crate::context::Context;
 
+/// What a handshake or an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// A chain and its key.
+#[derive(Debug)]
 pub struct Credentials {
     /// Leaf first.
     pub chain: Vec<CertificateDer<'static>>,
@@ -109,6 +118,64 @@ impl ServerCertVerifier for ChainOnly {
     }
 }
 
+/// A connection to the mesh port of a proxy, from outside the mesh, for HTTP to port 8080 of the application.
+pub struct Held {
+    requests: SendRequest<Empty<Bytes>>,
+    connection: JoinHandle<()>,
+}
+
+impl Held {
+    /// Shakes hands with the proxy of the pod at `ip` and opens HTTP/2.
+    ///
+    /// # Errors
+    /// When the server's chain does not end at one of `roots`. In TLS 1.3 a refused client learns so only with its first request.
+    pub async fn open(
+        cx: &Context,
+        ip: IpAddr,
+        roots: &[CertificateDer<'static>],
+        credentials: Option<Credentials>,
+    ) -> Result<Self> {
+        let config = client(roots, credentials, tunnel::ALPN)?;
+        let tcp = cx.dial(ip, ports::MESH).await?;
+        let name = ServerName::try_from(tunnel::sni(8080, tunnel::App::Http1))?;
+        let open = async {
+            let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.context("handshake")?;
+            let executor = hyper_util::rt::TokioExecutor::new();
+            hyper::client::conn::http2::handshake(executor, TokioIo::new(tls)).await.context("HTTP/2")
+        };
+        let (requests, connection) = tokio::time::timeout(ANSWER, open).await.context("no answer")??;
+        // How it ends does not matter, only when.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { requests, connection })
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// When it is not answered within ten seconds; any status is an answer.
+    pub async fn get(&mut self, path: &str) -> Result<http::StatusCode> {
+        let request = http::Request::get(format!("http://server{path}")).body(Empty::new())?;
+        let answer = self.requests.send_request(request);
+        let answer = tokio::time::timeout(ANSWER, answer).await.context("no answer")?;
+        Ok(answer.context("request")?.status())
+    }
+
+    /// Waits until the other side has closed it.
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub async fn closed(mut self, limit: Duration) -> Result<()> {
+        let ended = tokio::time::timeout(limit, &mut self.connection).await;
+        ended.with_context(|| format!("still open after {} s", limit.as_secs()))?.context("the connection's task")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
 /// Tries to be let in by the proxy of the pod at `ip`: shakes hands, opens HTTP/2, and sends a request for `path` to port 8080.
 ///
 /// # Errors
@@ -120,22 +187,7 @@ pub async fn knock(
     credentials: Option<Credentials>,
     path: &str,
 ) -> Result<http::StatusCode> {
-    let config = client(roots, credentials, tunnel::ALPN)?;
-    let tcp = cx.dial(ip, ports::MESH).await?;
-    let name = ServerName::try_from(tunnel::sni(8080, tunnel::App::Http1))?;
-    let exchange = async {
-        let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.context("handshake")?;
-        let io = hyper_util::rt::TokioIo::new(tls);
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.context("HTTP/2")?;
-        let connection = tokio::spawn(connection);
-        let request =
-            http::Request::get(format!("http://server{path}")).body(http_body_util::Empty::<bytes::Bytes>::new())?;
-        let answer = sender.send_request(request).await.context("request");
-        connection.abort();
-        anyhow::Ok(answer?.status())
-    };
-    tokio::time::timeout(Duration::from_secs(10), exchange).await.context("no answer")?
+    Held::open(cx, ip, roots, credentials).await?.get(path).await
 }
 
 /// Sends plain HTTP from node 1 and returns what comes back, until the other side closes or two seconds pass in silence.

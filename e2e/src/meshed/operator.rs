@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::SOON;
+use super::{SOON, process};
 use crate::context::Context;
 use crate::install::NAMESPACE;
 
@@ -40,18 +40,9 @@ pub async fn ensure(cx: &Context) -> Result<()> {
 /// # Errors
 /// When the container does not run.
 pub fn process(pod: &Pod) -> Result<Option<Pid>> {
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let id = statuses.filter_map(|c| c.container_id.as_deref()).next().context("the operator's container has no ID")?;
-    let id = id.rsplit('/').next().unwrap_or(id);
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        // Processes come and go while they are looked at.
-        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        if let (true, Some(pid)) = (cgroups.contains(id), pid) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+    let mut statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let status = statuses.next().context("the operator's container has no status")?;
+    Ok(process::of(status)?.first().copied())
 }
 
 /// Makes a pod disappear as if its node had: its process is frozen, so that it cannot say goodbye, and then killed.

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::mesh::MtlsMode;
-use bowline_proxy::bootstrap::TOKEN_AUDIENCE;
 
 use crate::context::{Context, Figures, pods};
-use crate::meshed::authority::{self, Authority, Csr};
+use crate::meshed::authority;
 use crate::meshed::handshake::{Credentials, knock};
 use crate::meshed::{self, App, Caller, MESH, SOON, app, spiffe};
 
@@ -113,7 +112,7 @@ async fn identities(cx: &Context, ns: &str) -> Result<()> {
     let ip = pods::ip(&server)?;
     let client = cx.ready_pod(ns, "app=client", SOON).await?;
 
-    let good = leaf(cx, &client, &trust, &spiffe(ns, "client")).await?;
+    let good = authority::leaf(cx, &client, &trust, &spiffe(ns, "client")).await?;
     let status = knock(cx, ip, &trust.roots, Some(good), "/").await.context("a good identity is turned away")?;
     ensure!(status == 200, "a good identity is answered {status}");
 
@@ -134,19 +133,6 @@ async fn identities(cx: &Context, ns: &str) -> Result<()> {
     Ok(())
 }
 
-async fn leaf(
-    cx: &Context,
-    pod: &k8s_openapi::api::core::v1::Pod,
-    trust: &authority::Trust,
-    id: &str,
-) -> Result<Credentials> {
-    let csr = Csr::new(&[id], &[])?;
-    let token = authority::token(cx, pod, TOKEN_AUDIENCE).await?;
-    let signed = Authority::connect(cx, trust).await?.sign(&token, &csr.der).await;
-    let answer = signed.map_err(|(code, message)| anyhow::anyhow!("{id} is not signed: {code:?}: {message}"))?;
-    Ok(csr.credentials(&answer))
-}
-
 /// A genuine leaf of another Mesh of the same control plane.
 async fn foreign_leaf(cx: &Context) -> Result<Credentials> {
     let mesh = "e2e-foreign";
@@ -160,7 +146,7 @@ async fn foreign_leaf(cx: &Context) -> Result<Credentials> {
         let trust = cx.eventually(SOON, what, || authority::trust(cx, &ns, mesh)).await?;
         app::deploy(cx, &ns, &[App::new("stranger")]).await?;
         let pod = cx.ready_pod(&ns, "app=stranger", Duration::from_secs(30)).await?;
-        leaf(cx, &pod, &trust, &format!("spiffe://foreign.test/ns/{ns}/sa/stranger")).await
+        authority::leaf(cx, &pod, &trust, &format!("spiffe://foreign.test/ns/{ns}/sa/stranger")).await
     };
     let made = made.await;
     cx.delete_ns(&ns).await?;

@@ -49,6 +49,14 @@ pub(crate) struct Args {
     /// `HOST:PORT` of a TCP echo to hold a connection to; several may be given.
     #[arg(long)]
     tcp: Vec<String>,
+    /// `HOST:PORT` of a gRPC server to hold a call to; several may be given.
+    #[arg(long)]
+    #[serde(default)]
+    grpc: Vec<String>,
+    /// `http://HOST[:PORT]/PATH` of a WebSocket to hold; several may be given.
+    #[arg(long)]
+    #[serde(default)]
+    websocket: Vec<String>,
     /// Seconds after which a request has failed.
     #[arg(long, default_value_t = 5.0)]
     timeout: f64,
@@ -77,6 +85,12 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>) -> Result<()> {
     }
     for address in &args.tcp {
         tasks.spawn(streams::hold_tcp(Target::parse(address)?, Arc::clone(&report)));
+    }
+    for address in &args.grpc {
+        tasks.spawn(streams::grpc::hold(Target::parse(address)?, Arc::clone(&report)));
+    }
+    for url in &args.websocket {
+        tasks.spawn(streams::websocket::hold(Target::parse(url)?, Arc::clone(&report)));
     }
     let held = tasks.len();
     let timeout = Duration::from_secs_f64(args.timeout);

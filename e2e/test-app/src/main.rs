@@ -8,6 +8,7 @@ mod fetch;
 mod grpc;
 mod health;
 mod http1;
+mod impostor;
 mod load;
 mod page;
 mod proto;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Serves all protocols until SIGTERM.
     Serve(serve::Args),
+    /// Listens on the mesh port with an identity of the caller's choice.
+    Impostor(impostor::Args),
     /// One HTTP request on a connection of its own.
     Get(fetch::Args),
     /// An upload that waits for `100 Continue`.
@@ -61,6 +64,7 @@ enum Command {
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(args).await.map(|()| Value::Null),
+        Command::Impostor(args) => impostor::run(args).await.map(|()| Value::Null),
         Command::Get(args) => fetch::run(args).await,
         Command::Expect(args) => expect::run(args).await,
         Command::Ws(args) => websocket::run(args).await,

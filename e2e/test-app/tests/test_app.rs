@@ -132,9 +132,10 @@ fn tcp_from_either_side_first() {
 fn load_that_runs_by_itself_counts_what_fails() {
     let server = Server::start();
     let url = format!("http://{}/", server.at(0));
-    let tcp = server.at(2);
-    let started =
-        server.ctl(&["start", "--url", &url, "--rate", "200", "--seconds", "1", "--streams", "2", "--tcp", &tcp]);
+    let (grpc, tcp, websocket) = (server.at(1), server.at(2), format!("http://{}/ws", server.at(0)));
+    let held = ["--streams", "2", "--tcp", &tcp, "--grpc", &grpc, "--websocket", &websocket];
+    let load = ["start", "--url", &url, "--rate", "200", "--seconds", "1"];
+    let started = server.ctl(&[&load[..], &held[..]].concat());
     assert!(started.status.success(), "{started:?}");
     let deadline = Instant::now() + Duration::from_secs(10);
     let report = loop {
@@ -146,10 +147,15 @@ fn load_that_runs_by_itself_counts_what_fails() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert!(report["sent"].as_u64().unwrap() >= 190, "{report}");
-    assert_eq!((&report["failed"], &report["streams_held"]), (&0.into(), &3.into()), "{report}");
+    assert_eq!((&report["failed"], &report["streams_held"]), (&0.into(), &5.into()), "{report}");
     assert_eq!(report["streams_lost"], 0, "{report}");
     let fresh = report["fresh_connections"].as_u64().unwrap() * 5;
     assert!(fresh.abs_diff(report["sent"].as_u64().unwrap()) <= 10, "a fifth is fresh: {report}");
+    assert!(report["events"].as_u64().unwrap() > 5 * 5, "every stream goes on: {report}");
+    let nobody =
+        ["load", "--url", &url, "--seconds", "0.3", "--grpc", "127.0.0.1:1", "--websocket", "http://127.0.0.1:1/"];
+    let lost = run(&nobody);
+    assert_eq!((&lost["streams_held"], &lost["streams_lost"]), (&0.into(), &2.into()), "{lost}");
     let broken = run(&["load", "--url", &format!("http://{}/status/503", server.at(0)), "--seconds", "0.2"]);
     assert_eq!(broken["failed"], broken["sent"], "{broken}");
     assert_eq!(broken["errors"]["status 503 by the application"], broken["failed"]);

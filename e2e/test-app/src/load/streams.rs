@@ -1,4 +1,8 @@
-//! Connections that are held for as long as the load runs: HTTP answers that never end, TCP connections that echo.
+//! Connections that are held for as long as the load runs: HTTP answers that never end, TCP connections that echo, gRPC calls and
+//! WebSockets.
+
+pub(super) mod grpc;
+pub(super) mod websocket;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +14,7 @@ use hyper::client::conn;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::timeout,
+    time::{Interval, timeout},
 };
 
 use super::Report;
@@ -18,6 +22,11 @@ use crate::fetch::{Target, connect};
 
 /// Silence after which a stream counts as lost; events come ten times a second.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// Ten times a second.
+fn pace() -> Interval {
+    tokio::time::interval(Duration::from_millis(100))
+}
 
 /// Holds one `/stream` and checks its numbering.
 pub(super) async fn hold_http(target: Target, report: Arc<Report>) {
@@ -58,7 +67,7 @@ pub(super) async fn hold_tcp(target: Target, report: Arc<Report>) {
 
 async fn tcp(target: &Target, report: &Report) -> Result<()> {
     let mut stream = connect(target).await?;
-    let (mut number, mut back, mut pause) = (0u64, [0; 8], tokio::time::interval(Duration::from_millis(100)));
+    let (mut number, mut back, mut pause) = (0u64, [0; 8], pace());
     loop {
         pause.tick().await;
         stream.write_all(&number.to_be_bytes()).await.context("send")?;

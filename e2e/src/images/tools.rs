@@ -1,0 +1,31 @@
+//! Images of third-party programs that single tests need.
+
+use anyhow::Result;
+
+use super::{Image, load};
+use crate::env::Env;
+use crate::prereq;
+use crate::programs::tools;
+use crate::progress::say;
+
+/// The image of cert-manager's controller.
+pub const CERT_MANAGER: &str = "localhost/cert-manager:1";
+
+/// Builds cert-manager's controller and its image, and loads it on the nodes, or says how it gets to a cluster of the user's.
+///
+/// # Errors
+/// When the compiler or buildah fails, or the image cannot be loaded.
+pub async fn cert_manager(env: &Env) -> Result<()> {
+    prereq::for_images().await?;
+    let image = Image {
+        name: CERT_MANAGER.into(),
+        containerfile: env.root.join("e2e/images/cert-manager"),
+        files: vec![(tools::cert_manager(env).await?, "cert-manager")],
+    };
+    let archives = [image.build(env).await?];
+    match load::advice(env, &archives) {
+        Some(advice) => say(advice),
+        None => load::on_all_nodes(env, &archives).await?,
+    }
+    Ok(())
+}
