@@ -5,6 +5,8 @@
 mod leader;
 #[path = "api/mesh.rs"]
 mod mesh;
+#[path = "api/rotation.rs"]
+mod rotation;
 #[path = "api/server.rs"]
 mod server;
 #[path = "api/watch.rs"]

@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use bowline_crds::names::{INJECTED_ANNOTATION, MESHED_LABEL};
+use bowline_crds::names::MESHED_LABEL;
 use bowline_proxy::{bootstrap::SLOTS, proto::ObserveResponse};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -20,7 +20,7 @@ use super::{
     ledger::{Id, Ledger},
     state::unix,
 };
-use crate::{config::OPERATOR_NAME, context::Ctx, control::replicas};
+use crate::{config::OPERATOR_NAME, context::Ctx, control::replicas, inject::decide::injected_mesh};
 
 /// Pods that one answer of the API server holds.
 const PAGE: u32 = 500;
@@ -132,7 +132,7 @@ fn is_finished(pod: &Pod) -> bool {
 }
 
 fn is_of(pod: &Pod, mesh: &str) -> bool {
-    pod.annotations().get(INJECTED_ANNOTATION).is_some_and(|m| m == mesh) && !is_finished(pod)
+    injected_mesh(pod) == Some(mesh) && !is_finished(pod)
 }
 
 /// Whether a slot of the pod has ever run: before, it holds no leaf.

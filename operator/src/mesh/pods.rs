@@ -5,10 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use bowline_crds::names::{INJECT_LABEL, INJECTED_ANNOTATION, PROXY_VERSION_ANNOTATION};
+use bowline_crds::names::PROXY_VERSION_ANNOTATION;
 use bowline_proxy::bootstrap::{GATE, SLOTS};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
+
+use crate::inject::decide::{injected_mesh, opted_out};
 
 /// Names that are listed at most.
 pub const NAMED: usize = 10;
@@ -38,7 +40,7 @@ pub fn count(mesh: &str, members: &[String], pods: &[Arc<Pod>]) -> Counts {
         let Some(namespace) = pod.namespace() else { continue };
         let id = || format!("{namespace}/{}", pod.name_any());
         let dying = pod.metadata.deletion_timestamp.is_some();
-        match pod.annotations().get(INJECTED_ANNOTATION) {
+        match injected_mesh(pod) {
             Some(of) if of == mesh => {
                 counts.present.insert(id());
                 counts.present_in.insert(namespace.clone());
@@ -65,10 +67,6 @@ fn is_finished(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn opted_out(pod: &Pod) -> bool {
-    [pod.labels(), pod.annotations()].iter().any(|m| m.get(INJECT_LABEL).is_some_and(|v| v == "false"))
-}
-
 /// Whether the pod's gate has let the application through and a slot runs since.
 fn serves(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref().and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default();
@@ -91,11 +89,13 @@ pub fn named(pods: &BTreeSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bowline_crds::names::{INJECT_LABEL, INJECTED_ANNOTATION};
     use serde_json::{Value, json};
 
     fn pod(name: &str, annotations: Value, labels: Value, status: Value) -> Arc<Pod> {
         let pod = json!({
             "metadata": { "name": name, "namespace": "shop", "annotations": annotations, "labels": labels },
+            "spec": { "containers": [], "initContainers": [{ "name": "bowline-a" }, { "name": "bowline-b" }, { "name": "bowline-gate" }] },
             "status": status
         });
         Arc::new(serde_json::from_value(pod).unwrap())
@@ -114,6 +114,9 @@ mod tests {
         ] });
         let mut dying = Arc::unwrap_or_clone(meshed("dying", json!({ "phase": "Running" })));
         dying.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        // Somebody else's annotation makes no sidecar.
+        let mut pretender = Arc::unwrap_or_clone(meshed("pretender", json!({ "phase": "Running" })));
+        pretender.spec.as_mut().unwrap().init_containers = None;
         let pods = [
             meshed("serving", serving),
             meshed("starting", json!({ "phase": "Pending" })),
@@ -122,10 +125,11 @@ mod tests {
             pod("other", json!({ INJECTED_ANNOTATION: "x" }), json!({}), json!({ "phase": "Running" })),
             pod("out", json!({}), json!({ INJECT_LABEL: "false" }), json!({ "phase": "Running" })),
             pod("bare", json!({}), json!({}), json!({ "phase": "Running" })),
+            Arc::new(pretender),
         ];
         let counts = count("m", &["shop".into()], &pods);
         assert_eq!((counts.total, counts.ready), (2, 1));
-        assert_eq!(counts.missing, ["shop/bare".to_owned()].into());
+        assert_eq!(counts.missing, ["shop/bare".to_owned(), "shop/pretender".to_owned()].into());
         assert_eq!(counts.present.len(), 3);
         assert_eq!(counts.versions, [("0.1.0".to_owned(), 2)].into());
         let elsewhere = count("m", &["billing".into()], &pods);

@@ -9,6 +9,7 @@ use bowline_operator::{
     cache::Cache,
     config::Config,
     context::{Ctx, Shutdown},
+    control::{Tls, measure::Measures, subscribers::Hub},
     mesh::reconcile::{ReconcileError, reconcile},
     meshes::Registry,
     telemetry::Metrics,
@@ -24,19 +25,26 @@ use tokio::sync::watch;
 
 use crate::server::{Fault, Server};
 
-const MESH: &str = "/apis/bowline.dev/v1alpha1/meshes/default";
-const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-ca";
-const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/bowline-trust-default";
+pub(crate) const MESH: &str = "/apis/bowline.dev/v1alpha1/meshes/default";
+pub(crate) const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-ca";
+pub(crate) const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/bowline-trust-default";
 
 /// A cluster with one Mesh and one member namespace, and what a replica remembers of its CA.
-struct World {
-    server: Server,
+pub(crate) struct World {
+    pub(crate) server: Server,
     memory: Authorities,
+    tls: Tls,
+    hub: Hub,
 }
 
 impl World {
     fn new() -> Self {
-        let world = Self { server: Server::default(), memory: Authorities::new() };
+        let world = Self {
+            server: Server::default(),
+            memory: Authorities::new(),
+            tls: Tls::default(),
+            hub: Hub::new(Measures::default()),
+        };
         world.server.put(MESH, mesh("default", json!({})));
         world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
         world.namespace("other", json!({}));
@@ -44,7 +52,7 @@ impl World {
     }
 
     /// One with everything in place.
-    async fn settled() -> Self {
+    pub(crate) async fn settled() -> Self {
         let world = Self::new();
         for _ in 0..3 {
             world.round().await.expect("reconciled");
@@ -58,9 +66,10 @@ impl World {
         self.server.put(&format!("/api/v1/namespaces/{name}"), object);
     }
 
-    fn meshed_pod(&self, namespace: &str, name: &str) {
+    pub(crate) fn meshed_pod(&self, namespace: &str, name: &str) {
         let object = json!({
             "apiVersion": "v1", "kind": "Pod", "status": { "phase": "Running" },
+            "spec": { "containers": [], "initContainers": [{ "name": "bowline-a" }, { "name": "bowline-b" }, { "name": "bowline-gate" }] },
             "metadata": { "name": name, "namespace": namespace, "annotations": { "bowline.dev/injected": "default" } }
         });
         self.server.put(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), object);
@@ -80,7 +89,7 @@ impl World {
             pods: Cache::of(self.all::<Pod>("pods", 7)),
             authorities: self.memory.clone(),
             evidence: bowline_operator::control::Evidence::default(),
-            tls: bowline_operator::control::Tls::default(),
+            tls: self.tls.clone(),
             metrics: Metrics::default(),
             recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
             serving: Arc::default(),
@@ -102,7 +111,7 @@ impl World {
     }
 
     /// One reconcile with caches as fresh as can be; the memory sees the Secret afterwards.
-    async fn round(&self) -> Result<(), ReconcileError> {
+    pub(crate) async fn round(&self) -> Result<(), ReconcileError> {
         let ended = self.round_of("default").await;
         self.look();
         ended
@@ -119,9 +128,10 @@ impl World {
     fn look(&self) {
         let secret: Option<Secret> = self.server.get(SECRET).map(|s| serde_json::from_value(s).unwrap());
         self.memory.observe(secret.as_ref());
+        self.tls.refresh(&self.ctx(), &self.hub, SystemTime::now());
     }
 
-    fn condition(&self, mesh: &str, kind: &str) -> (String, String, String) {
+    pub(crate) fn condition(&self, mesh: &str, kind: &str) -> (String, String, String) {
         let mesh = self.server.get(&format!("/apis/bowline.dev/v1alpha1/meshes/{mesh}")).expect("Mesh");
         let conditions = mesh["status"]["conditions"].as_array().expect("conditions");
         let found = conditions.iter().find(|c| c["type"] == kind).expect("condition");
@@ -129,11 +139,11 @@ impl World {
         (text("status"), text("reason"), text("message"))
     }
 
-    fn events(&self) -> String {
+    pub(crate) fn events(&self) -> String {
         self.all::<Value>("events", 8).iter().map(|e| format!("{} {}\n", e["reason"], e["note"])).collect()
     }
 
-    fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
         let mut object = self.server.get(path).expect("object");
         change(&mut object);
         self.server.put(path, object);

@@ -127,6 +127,12 @@ impl State {
         match method.as_str() {
             "GET" => match self.objects.get(path) {
                 Some(object) => (200, object.clone()),
+                None if path.ends_with("/pods") => {
+                    let part = path.trim_start_matches("/api/v1");
+                    let is_in = |p: &&String| p.rsplit_once('/').is_some_and(|(parent, _)| parent.ends_with(part));
+                    let items: Vec<&Value> = self.objects.keys().filter(is_in).map(|p| &self.objects[p]).collect();
+                    (200, json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }))
+                }
                 None => (404, status(404)),
             },
             "POST" => {
@@ -146,8 +152,13 @@ impl State {
             }
             "PATCH" if body.is_array() => self.patch_finalizers(path, &body),
             "PATCH" => {
+                let whole = path.ends_with("/status");
                 let path = path.trim_end_matches("/status");
                 let mut object = self.objects.get(path).cloned().unwrap_or_else(|| json!({ "metadata": {} }));
+                if whole {
+                    // One manager applies all of it: what it leaves out goes.
+                    object["status"] = Value::Null;
+                }
                 merge(&mut object, body);
                 (200, self.store(path, object))
             }

@@ -1,3 +1,4 @@
+use bowline_crds::names::INJECTED_ANNOTATION;
 use bowline_proxy::proto::{self, ObservedClock, ObservedProxy};
 use serde_json::{Value, json};
 
@@ -6,6 +7,7 @@ use super::*;
 fn pod(name: &str, uid: &str, annotations: Value, slots: Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": { "name": name, "namespace": "shop", "uid": uid, "annotations": annotations },
+        "spec": { "containers": [], "initContainers": [{ "name": "bowline-a" }, { "name": "bowline-b" }, { "name": "bowline-gate" }] },
         "status": { "phase": "Running", "initContainerStatuses": slots }
     }))
     .unwrap()
