@@ -27,7 +27,7 @@ pub struct Rotation {
     /// Fingerprints (SHA-256, lower-case hex, as in the status) of roots whose key is compromised: they are replaced at once and no
     /// longer trusted as soon as every proxy that can be reached has a new leaf, at the latest after six minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "fingerprints")]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new("self.all(f, f.matches('^[0-9a-f]{64}$'))")
@@ -118,6 +118,11 @@ fn default_kind() -> String {
 
 fn default_group() -> String {
     "cert-manager.io".into()
+}
+
+/// Bounded in every dimension: the API server refuses a rule whose cost it cannot bound.
+fn fingerprints(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "array", "maxItems": 16, "items": { "type": "string", "maxLength": 64 } })
 }
 
 /// Later than four fifths would leave too little time for a proxy that cannot be reached.

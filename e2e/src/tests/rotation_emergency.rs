@@ -25,9 +25,6 @@ const BOUND: Duration = Duration::from_secs(60);
 /// What somebody who is silent may cost more: half a minute for each step.
 const SILENT: Duration = Duration::from_secs(90);
 
-/// Requests that may be in flight when connections are cut off: those of half a second.
-const IN_FLIGHT: u64 = 25;
-
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
     let old = rotation::mesh(cx, MESH, json!({})).await?;
@@ -125,9 +122,8 @@ async fn applications(client: &Caller<'_>, figures: Figures) -> Result<Figures> 
         *streams_lost == *streams_held,
         "{streams_lost} of {streams_held} streams were closed with their connections"
     );
-    // An answer that was on its way cannot be asked for again; anything else can.
-    let cut_off = errors["status 502 connection-lost"].as_u64().unwrap_or(0);
-    ensure!(*failed == cut_off && *failed <= IN_FLIGHT, "{failed} of {sent} requests failed meanwhile: {errors}");
+    // What is under way when a connection is cut off has a second to finish.
+    ensure!(*failed == 0, "{failed} of {sent} requests failed meanwhile: {errors}");
     let load = ["load", "--url", "http://server/", "--rate", "50", "--seconds", "5", "--fresh-percent", "100"];
     let report: Value = client.call(&load).await?;
     let load: Load = serde_json::from_value(report)?;

@@ -1,5 +1,7 @@
 //! The control stream of one proxy: subscriptions in, changed resources and heartbeats out.
 
+mod ended;
+
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
@@ -22,6 +24,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::ended::Ended;
 use super::{
     evidence::{ProxyKey, ProxyState},
     index::Subject,
@@ -363,34 +366,6 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.connected().dec();
         self.ctx.evidence.closed(&self.key, self.subscription.id());
-    }
-}
-
-/// Why a stream ended.
-enum Ended {
-    Closed,
-    Broken,
-    Slow,
-    TooMany,
-    Confused(&'static str),
-    Old,
-    Shutdown,
-}
-
-impl Ended {
-    /// Metric label, and what the proxy is told.
-    fn into_status(self) -> (&'static str, Option<Status>) {
-        match self {
-            Self::Closed => ("closed", None),
-            Self::Broken => ("broken", None),
-            Self::Slow => ("slow", Some(Status::aborted("nothing was taken from the stream for 30 seconds"))),
-            Self::TooMany => ("too-many", Some(too_many(TooMany))),
-            Self::Confused(what) => {
-                ("confused", Some(Status::invalid_argument(format!("{what} is not expected here"))))
-            }
-            Self::Old => ("old", Some(Status::unavailable("the stream has served its time: open another"))),
-            Self::Shutdown => ("shutdown", Some(Status::unavailable("this replica ends: open a stream to another"))),
-        }
     }
 }
 
