@@ -125,6 +125,13 @@ fn changes(watched: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send {
     })
 }
 
+impl Drop for Reconciler {
+    /// Whoever no longer leads knows nothing of rotations.
+    fn drop(&mut self) {
+        self.ctx.metrics.rotation.clear();
+    }
+}
+
 impl Reconciler {
     fn mark(&self) {
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);

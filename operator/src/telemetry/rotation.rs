@@ -64,6 +64,13 @@ impl RotationMetrics {
         );
     }
 
+    /// Drops what only a leader can know.
+    pub fn clear(&self) {
+        for gauge in [&self.began, &self.waiting_proxies, &self.waiting_replicas, &self.at_risk, &self.skewed] {
+            gauge.clear();
+        }
+    }
+
     /// Drops what is measured of a Mesh that is gone.
     pub fn forget(&self, label: &MeshLabel) {
         for gauge in [&self.began, &self.waiting_proxies, &self.waiting_replicas, &self.at_risk, &self.skewed] {
