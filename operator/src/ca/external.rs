@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     decide::Offer,
     key::AuthorityKey,
-    material::{Material, MaterialError, fingerprint, parse},
+    material::{Material, MaterialError, dates, fingerprint, parse},
     sign::Signer,
     state::{at, unix},
 };
@@ -150,7 +150,9 @@ fn prove(
 ) -> Result<(), ExternalError> {
     let of_no_use = |why: String| ExternalError::Chain(why);
     let id = SpiffeId::new(trust_domain, "bowline", "trial").map_err(|e| of_no_use(e.to_string()))?;
-    let signer = Signer::new(issuer).map_err(|fault| ExternalError::Material { entry: CERTIFICATE, fault })?;
+    let (_, root_not_after) = dates(root).map_err(|fault| ExternalError::Material { entry: ROOT, fault })?;
+    let signer =
+        Signer::new(issuer, root_not_after).map_err(|fault| ExternalError::Material { entry: CERTIFICATE, fault })?;
     let key = AuthorityKey::generate().map_err(|e| of_no_use(e.to_string()))?;
     let life = Duration::from_secs(60);
     let leaf = signer.sign(&key, &id, None, life, now).map_err(|e| of_no_use(e.to_string()))?;

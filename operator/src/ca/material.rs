@@ -96,10 +96,7 @@ impl Material {
     /// # Errors
     /// When the certificate cannot be decoded.
     pub fn dates(&self) -> Result<(u64, u64), MaterialError> {
-        let der = self.der()?;
-        let validity = parse(&der)?.validity().clone();
-        let date = |at: i64| u64::try_from(at).map_err(|_| MaterialError::Dates);
-        Ok((date(validity.not_before.timestamp())?, date(validity.not_after.timestamp())?))
+        dates(&self.der()?)
     }
 
     /// That certificate, key, dates and id belong together.
@@ -125,6 +122,13 @@ impl Material {
             Err(MaterialError::ForeignKey)
         }
     }
+}
+
+/// NotBefore and NotAfter, in seconds since the Unix epoch.
+pub(super) fn dates(der: &CertificateDer<'_>) -> Result<(u64, u64), MaterialError> {
+    let validity = parse(der)?.validity().clone();
+    let date = |at: i64| u64::try_from(at).map_err(|_| MaterialError::Dates);
+    Ok((date(validity.not_before.timestamp())?, date(validity.not_after.timestamp())?))
 }
 
 pub(super) fn parse<'a>(

@@ -23,7 +23,7 @@ use x509_parser::{
 use super::{
     key::AuthorityKey,
     ledger::{Id, Ledger},
-    material::{Material, MaterialError},
+    material::{Material, MaterialError, dates},
     state::{CaState, StateError, at, unix},
 };
 
@@ -86,14 +86,18 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Prepares signing.
+    /// Prepares signing below a root that ends at `root_not_after` (seconds since the Unix epoch): no leaf outlives anything above it.
     ///
     /// # Errors
     /// When certificate or key cannot be used.
-    pub fn new(material: &Material) -> Result<Self, MaterialError> {
+    pub fn new(material: &Material, root_not_after: u64) -> Result<Self, MaterialError> {
         let chain = material.chain()?;
         let issuer = Issuer::from_ca_cert_der(&chain[0], material.signing_key()?);
-        let (_, not_after) = material.dates()?;
+        let mut not_after = root_not_after;
+        for certificate in &chain {
+            let (_, until) = dates(certificate)?;
+            not_after = not_after.min(until);
+        }
         Ok(Self { issuer: issuer.map_err(|_| MaterialError::Certificate)?, chain, not_after: at(not_after) })
     }
 
@@ -156,7 +160,9 @@ impl MeshCa {
         let mut signers = HashMap::new();
         for issuer in &ledger.issuers {
             let fault = |fault| StateError::Material { id: issuer.id.chars().take(16).collect(), fault };
-            signers.insert(issuer.id.clone(), Signer::new(state.material(&issuer.id)?).map_err(fault)?);
+            let root = ledger.roots.iter().find(|r| Some(&r.id) == issuer.root.as_ref());
+            let until = root.map_or(issuer.not_after, |r| r.not_after);
+            signers.insert(issuer.id.clone(), Signer::new(state.material(&issuer.id)?, until).map_err(fault)?);
         }
         let roots =
             ledger.trusted_roots().map(|r| Ok(state.der(&r.id)?.to_vec())).collect::<Result<_, StateError>>()?;

@@ -7,7 +7,7 @@ use rcgen::{
 };
 
 use super::*;
-use crate::ca::testing::start;
+use crate::ca::{MeshCa, decide::Policy, issue, ledger::Write, testing, testing::start};
 
 const DOMAIN: &str = "cluster.local";
 
@@ -123,4 +123,18 @@ fn a_path_that_is_too_long_is_refused() {
     let chain = format!("{}{}", issuer.pem, middle.pem);
     let error = read(&chain, &issuer.key.serialize_pem(), &root.pem).unwrap_err();
     assert!(matches!(error, ExternalError::Chain(_)), "{error}");
+}
+
+#[test]
+fn no_leaf_outlives_the_root_even_if_its_issuer_does() {
+    let mut short = params("root that ends first");
+    short.not_after = (start() + Duration::from_secs(7200)).into();
+    let root = root_with(short, KeyPair::generate().unwrap());
+    let issuer = issuer(&root);
+    let offered = read(&issuer.pem, &issuer.key.serialize_pem(), &root.pem).unwrap();
+    let policy = Policy { offer: offered.offer(), ..testing::policy("default") };
+    let state = issue::apply(None, &[Write::First], &policy, Some(&offered), start()).unwrap();
+    let web = SpiffeId::new(DOMAIN, "shop", "web").unwrap();
+    let leaf = MeshCa::new(&state).unwrap().sign_leaf(&testing::csr(&web), &web, start()).unwrap();
+    assert_eq!(leaf.not_after, start() + Duration::from_secs(7200));
 }
