@@ -8,6 +8,7 @@ pub mod cert_manager;
 pub mod chain;
 pub mod dice;
 pub mod disturbance;
+pub mod expired;
 pub mod fleet;
 pub mod forgery;
 pub mod frozen;

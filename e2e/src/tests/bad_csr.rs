@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::context::{Context, Figures, pods};
 use crate::install::NAMESPACE;
 use crate::meshed::authority::{self, Authority, Csr, Trust};
-use crate::meshed::{self, App, MESH, SOON, app, operator, spiffe};
+use crate::meshed::{self, App, MESH, SOON, app, expired, operator, spiffe};
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -44,6 +44,13 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let its_own = spiffe(&ns, "default");
     asker.refused("the token of a pod that is gone", &deleted, &Csr::new(&[&its_own], &[])?.der).await?;
     asker.refused("a forged token", &forge(&good)?, &Csr::new(&[&id], &[])?.der).await?;
+    if cx.env().kubeconfig.is_none() {
+        // The signing key of somebody else's cluster is theirs.
+        let key = cx.env().state.join("pki/sa.key");
+        let key = std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
+        let expired = expired::expired(&good, &key)?;
+        asker.refused("an expired token", &expired, &Csr::new(&[&id], &[])?.der).await?;
+    }
     asker.refused("no token", "", &Csr::new(&[&id], &[])?.der).await?;
     asker.refused("an endless token", &"x".repeat(1 << 20), &Csr::new(&[&id], &[])?.der).await?;
 
