@@ -51,7 +51,7 @@ impl Witness for Observer<'_> {
         let replicas =
             said.iter().map(|(name, said)| Replica { name: name.clone(), holds: said.as_ref().map(holding) });
         let replicas = replicas.collect();
-        let answers: Vec<ObserveResponse> = said.into_iter().filter_map(|(_, said)| said).collect();
+        let answers: Vec<ObserveResponse> = said.into_values().flatten().collect();
         let pods = self.ctx.pods.all();
         let pods = pods.iter().map(AsRef::as_ref).filter(|p| is_of(p, self.mesh));
         let proxies = proxies(pods, &answers);
