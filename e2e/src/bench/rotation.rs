@@ -186,6 +186,7 @@ impl Lab {
     fn rotate(&self, deadline: Instant, outcome: &mut Outcome) -> Result<()> {
         let old = self.root().context("there is no root")?;
         let (cpu, signed, failed) = (Usage::now()?, self.operator.signed(), self.fleet.failures());
+        let rounds = self.operator.rounds();
         let began = Instant::now();
         self.api.change(MESH_PATH, |mesh| {
             mesh["metadata"]["annotations"] = serde_json::json!({ ROTATE_ROOT_ANNOTATION: "now" })
@@ -207,6 +208,7 @@ impl Lab {
             || Ok(check::ended(&self.fleet, &new).is_ok() && self.all_up()?),
             || self.where_it_stands(),
         )?;
+        phases.settled();
         outcome.rotation_seconds = began.elapsed().as_secs_f64();
         check::ended(&self.fleet, &new)?;
         if let Some(fault) = self.mounted.fault() {
@@ -219,6 +221,9 @@ impl Lab {
         outcome.leaves = self.operator.signed() - signed;
         let now_failed = self.fleet.failures();
         (outcome.failed_attempts, outcome.ended_streams) = (now_failed.0 - failed.0, now_failed.1 - failed.1);
+        let now_rounds = self.operator.rounds();
+        outcome.reconciles = now_rounds.0 - rounds.0;
+        outcome.reconcile_ms = (now_rounds.1 - rounds.1) * 1000.0 / outcome.reconciles.max(1) as f64;
         outcome.failed_reconciles = self.operator.faults().0;
         (outcome.phases, outcome.leaves_per_second) = (phases.seconds(), phases.leaves_per_second());
         Ok(())

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -68,14 +68,16 @@ pub(super) struct Operator {
     replicas: Vec<Arc<Ctx>>,
     /// Set or dropped: all end.
     stop: watch::Sender<bool>,
-    faults: Arc<Faults>,
+    rounds: Arc<Rounds>,
 }
 
-/// What went wrong in the leader.
+/// What the leader did.
 #[derive(Default)]
-struct Faults {
+struct Rounds {
     count: AtomicU64,
-    last: Mutex<Option<String>>,
+    micros: AtomicU64,
+    failed: AtomicU64,
+    last_fault: Mutex<Option<String>>,
 }
 
 impl Operator {
@@ -107,12 +109,12 @@ impl Operator {
             authorities.iter().for_each(|a| a.observe(secret.as_ref()));
         };
         api.watch(SECRET_PATH, Arc::new(told));
-        let operator = Self { replicas, stop, faults: Arc::default() };
+        let operator = Self { replicas, stop, rounds: Arc::default() };
         for (ctx, hub, measures, listener) in serving {
             tokio::spawn(server::run(ctx, hub, measures, listener));
         }
         if let Some(leader) = operator.replicas.first() {
-            tokio::spawn(lead(Arc::clone(leader), api.clone(), Arc::clone(&operator.faults)));
+            tokio::spawn(lead(Arc::clone(leader), api.clone(), Arc::clone(&operator.rounds)));
         }
         Ok(operator)
     }
@@ -136,11 +138,17 @@ impl Operator {
         self.replicas.iter().map(|ctx| ctx.metrics.ca_leaves_signed.get_or_create(&label).get()).sum()
     }
 
+    /// Reconciles, and the seconds that they took.
+    pub(super) fn rounds(&self) -> (u64, f64) {
+        let micros = Duration::from_micros(self.rounds.micros.load(Ordering::Relaxed));
+        (self.rounds.count.load(Ordering::Relaxed), micros.as_secs_f64())
+    }
+
     /// Reconciles that failed, and why the last one did.
     #[must_use]
     pub(super) fn faults(&self) -> (u64, Option<String>) {
-        let last = self.faults.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (self.faults.count.load(Ordering::Relaxed), last)
+        let last = self.rounds.last_fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.rounds.failed.load(Ordering::Relaxed), last)
     }
 
     /// Asks all replicas to end.
@@ -191,13 +199,16 @@ fn context(api: &Api, n: usize, address: SocketAddr, pods: Cache<Pod>, shutdown:
 }
 
 /// Reconciles until shutdown.
-async fn lead(ctx: Arc<Ctx>, api: Api, faults: Arc<Faults>) {
+async fn lead(ctx: Arc<Ctx>, api: Api, rounds: Arc<Rounds>) {
     loop {
+        let began = Instant::now();
         let wait = once(&ctx, &api).await.unwrap_or_else(|error| {
-            faults.count.fetch_add(1, Ordering::Relaxed);
-            *faults.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error:#}"));
+            rounds.failed.fetch_add(1, Ordering::Relaxed);
+            *rounds.last_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error:#}"));
             LOOK
         });
+        rounds.count.fetch_add(1, Ordering::Relaxed);
+        rounds.micros.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         tokio::select! {
             () = tokio::time::sleep(wait.min(LOOK)) => {}
             () = ctx.shutdown.requested() => return,

@@ -34,7 +34,11 @@ pub struct Outcome {
     pub failed_attempts: u64,
     /// Streams that ended or never began.
     pub ended_streams: u64,
-    /// Reconciles that failed.
+    /// Reconciles of the leader.
+    pub reconciles: u64,
+    /// How long one took on average, in milliseconds.
+    pub reconcile_ms: f64,
+    /// Reconciles that failed, ever.
     pub failed_reconciles: u64,
     /// Processor seconds of all replicas and the API server.
     pub operator_cpu_seconds: f64,
@@ -104,6 +108,8 @@ impl fmt::Display for Outcome {
         row("leaves signed by one thread in a loop", self.sign_per_second, "/s")?;
         row("failed attempts to get a leaf", self.failed_attempts as f64, "")?;
         row("streams that ended or never began", self.ended_streams as f64, "")?;
+        row("reconciles", self.reconciles as f64, "")?;
+        row("  each", self.reconcile_ms, "ms")?;
         row("failed reconciles", self.failed_reconciles as f64, "")?;
         row("processor time of the operator", self.operator_cpu_seconds, "s")?;
         row("processor time of the proxies", self.proxies_cpu_seconds, "s")?;

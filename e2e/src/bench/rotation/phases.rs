@@ -99,6 +99,11 @@ impl Phases {
         true
     }
 
+    /// Everybody lives with how it ended.
+    pub(super) fn settled(&mut self) {
+        self.ended.push(("settled", self.since.elapsed().as_secs_f64()));
+    }
+
     /// Whether nothing is under way any more.
     #[must_use]
     pub(super) fn is_over(&self) -> bool {
