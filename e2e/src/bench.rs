@@ -1,5 +1,7 @@
 //! `cargo e2e bench proxy`: our proxy pair beside its peers, in one run of `e2e/bench/run`.
 //!
+//! [`rotation`] measures another thing by itself.
+//!
 //! Flow: packages → peers that can be had → our release binary → the harness → a table under `target/e2e/bench/`.
 
 use std::{
@@ -8,6 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+
+pub mod rotation;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]

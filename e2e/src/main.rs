@@ -95,6 +95,8 @@ enum Command {
 enum Bench {
     /// Our proxy pair beside its peers, in one run.
     Proxy(bench::BenchProxy),
+    /// A rotation of the root with many simulated proxies, in one process.
+    Rotation(bench::rotation::BenchRotation),
 }
 
 fn main() -> ExitCode {
@@ -107,6 +109,11 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<ExitCode> {
     if let Command::NodeInit { number, state } = command {
         cluster::init::run(&Node { number, state })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::Bench(Bench::Rotation(args)) = &command {
+        // It has runtimes of its own.
+        bench::rotation::run(args, &Env::from_process()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -139,7 +146,9 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
             let good = verify::verify(env, Options { no_cluster, long, keep }).await?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::NodeInit { .. } => unreachable!("handled before the runtime starts"),
+        Command::Bench(Bench::Rotation(_)) | Command::NodeInit { .. } => {
+            unreachable!("handled before the runtime starts")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
