@@ -130,7 +130,8 @@ impl Authorities {
     pub fn observe(&self, secret: Option<&Secret>) {
         let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(new) = secret.and_then(|s| s.resource_version()).and_then(|v| v.parse().ok()) {
-            if new < *version {
+            // What was judged already is not judged again: every confirmation reads it anew.
+            if new < *version || new == *version && !self.held.load().is_empty() {
                 return;
             }
             *version = new;

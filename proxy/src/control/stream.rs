@@ -179,7 +179,7 @@ impl Client {
         let (mesh, mounted) = self.mounts.trust()?;
         let trusted = newest(&self.store, mounted);
         let (channel, server) = dial::connect(&mesh, &trusted, Some(leaf)).await?;
-        let mut ends = Ends { server, leaf, made: UnixTime::now(), changes };
+        let mut ends = Ends { server, leaf, made: UnixTime::now(), changes, leave_at: None };
         let mut grpc = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
         let (tx, rx) = mpsc::channel(QUEUE);
@@ -231,6 +231,7 @@ impl Client {
                 send(tx, Proxy::Report(report.clone())).await?;
                 *reported = report;
             }
+            let leave_at = ends.leave_at;
             tokio::select! {
                 message = stream.message() => {
                     heard = Instant::now();
@@ -253,6 +254,7 @@ impl Client {
                     subscribe(tx, add, remove).await?;
                 }
                 judged = ends.changed(&self.store) => judged?,
+                () = until(leave_at) => return Err(StreamError::Distrusted("the control plane's certificate")),
                 _ = draining.changed() => {}
             }
         }
@@ -286,6 +288,8 @@ struct Ends<'a> {
     leaf: &'a Leaf,
     made: UnixTime,
     changes: watch::Receiver<u64>,
+    /// When to connect anew because the server's root was dropped.
+    leave_at: Option<Instant>,
 }
 
 impl Ends<'_> {
@@ -296,12 +300,18 @@ impl Ends<'_> {
         self.judge(store)
     }
 
-    /// Fails when the bundle in use covers one of them no longer, and another connection could be better.
-    fn judge(&self, store: &Store) -> Result<(), StreamError> {
+    /// Fails when the bundle in use covers one of them no longer, and another connection could be better. A server whose root an ordinary
+    /// rotation dropped is left within the time over which leaves are renewed, because every proxy leaves it.
+    fn judge(&mut self, store: &Store) -> Result<(), StreamError> {
         let (Some(bundle), Some(current)) = (store.bundle(), store.leaf()) else { return Ok(()) };
         let trusted = |chain: &[CertificateDer<'static>]| tls::still_trusted(chain, &bundle.roots, self.made);
         if !trusted(&self.server) {
-            return Err(StreamError::Distrusted("the control plane's certificate"));
+            if !bundle.revoked.is_empty() || bundle.renew_within_seconds == 0 {
+                return Err(StreamError::Distrusted("the control plane's certificate"));
+            }
+            let within = f64::from(bundle.renew_within_seconds);
+            let drawn = || Instant::now() + Duration::from_secs_f64(within * rand::random::<f64>());
+            self.leave_at.get_or_insert_with(drawn);
         }
         // Without a leaf that is trusted, this connection is the best there is.
         let other = current.chain != self.leaf.chain && current.verifies(&bundle, clock::unix_seconds());
@@ -309,6 +319,13 @@ impl Ends<'_> {
             return Err(StreamError::Distrusted("the leaf that was presented"));
         }
         Ok(())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

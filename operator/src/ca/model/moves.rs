@@ -91,7 +91,7 @@ impl World {
                 self.follow(n);
             }
             Action::Sleep => {
-                let next = self.next_moment()?;
+                let next = self.next_moment(setting)?;
                 spend(&mut self.budget.sleeps)?;
                 self.now = next;
             }
@@ -184,12 +184,13 @@ impl World {
     }
 
     /// The next time at which anything changes by itself: a leaf ends, or somebody silent is waited for no more.
-    fn next_moment(&self) -> Option<u64> {
+    fn next_moment(&self, setting: &Setting) -> Option<u64> {
         let leaves = self.proxies.iter().filter_map(|p| p.leaf.as_ref()).map(|(_, until)| *until);
         let served = self.replicas.iter().filter(|r| r.up).map(|r| r.issued + LEAF);
         let released = self.ledger.settled.map(|s| s + LEAF + margin(LEAF));
         let released = released.into_iter().flat_map(|at| [at - skew(1), at]);
-        leaves.chain(served).chain(released).filter(|at| *at > self.now).min()
+        let timed = self.ledger.settled.zip(setting.guards.timer).map(|(s, timer)| s + timer);
+        leaves.chain(served).chain(released).chain(timed).filter(|at| *at > self.now).min()
     }
 }
 

@@ -83,14 +83,14 @@ fn every_seeded_fault_is_found() {
     let all = Guards::ALL;
     let restart = Budget { restarts: 1, ..QUIET };
     let time = Budget { disconnects: 1, sleeps: 2, ..QUIET };
-    for (name, guards, budget) in [
-        ("a root signs before everybody trusts it", Guards { bundle: false, ..all }, QUIET),
-        ("an issuing CA goes before its leaves do", Guards { leaf: false, ..all }, QUIET),
-        ("replicas are not waited for", Guards { replicas: false, ..all }, restart),
-        ("a timer decides at once", Guards { timer: Some(0), ..all }, QUIET),
-        ("a timer decides before leaves expire", Guards { timer: Some(super::LEAF / 2), ..all }, time),
+    for (name, guards, proxies, budget) in [
+        ("a root signs before everybody trusts it", Guards { bundle: false, ..all }, 2, QUIET),
+        ("an issuing CA goes before its leaves do", Guards { leaf: false, ..all }, 2, QUIET),
+        ("replicas are not waited for", Guards { replicas: false, ..all }, 2, restart),
+        ("a timer decides at once", Guards { timer: Some(0), ..all }, 2, QUIET),
+        ("a timer decides before leaves expire", Guards { timer: Some(super::LEAF / 2), ..all }, 1, time),
     ] {
-        let faulty = Setting { guards, ..setting(RotationKind::Root, 2, 2, budget) };
+        let faulty = Setting { guards, ..setting(RotationKind::Root, proxies, proxies, budget) };
         let checker = faulty.checker().threads(2).target_state_count(3_000_000).spawn_bfs().join();
         let found = checker.discovery("everybody trusts everybody");
         println!("model: {name}: found after {} states", checker.unique_state_count());
