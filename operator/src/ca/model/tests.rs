@@ -88,7 +88,7 @@ fn every_seeded_fault_is_found() {
         ("an issuing CA goes before its leaves do", Guards { leaf: false, ..all }, 2, QUIET),
         ("replicas are not waited for", Guards { replicas: false, ..all }, 2, restart),
         ("a timer decides at once", Guards { timer: Some(0), ..all }, 2, QUIET),
-        ("a timer decides before leaves expire", Guards { timer: Some(super::LEAF / 2), ..all }, 1, time),
+        ("a timer decides before leaves expire", Guards { timer: Some(super::LEAF / 4), ..all }, 1, time),
     ] {
         let faulty = Setting { guards, ..setting(RotationKind::Root, proxies, proxies, budget) };
         let checker = faulty.checker().threads(2).target_state_count(3_000_000).spawn_bfs().join();
