@@ -33,8 +33,14 @@ pub struct BenchProxy {
     secs: Option<u32>,
 }
 
-/// Debian packages that bring peers and load generators.
-pub const PACKAGES: [&str; 5] = ["haproxy", "nginx-light", "wrk", "nghttp2-client", "iproute2"];
+/// Peers and load generators, and the Debian packages that bring them.
+pub const PROGRAMS: [(&str, &str); 5] = [
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("ip", "iproute2"),
+];
 
 /// Builds what is measured and runs the harness.
 ///

@@ -9,7 +9,7 @@ use e2e::cluster::init::Node;
 use e2e::env::Env;
 use e2e::images::product::Profile;
 use e2e::verify::{self, Options};
-use e2e::{bench, cluster, demo, images, install, report, run_tests};
+use e2e::{bench, cluster, demo, images, install, prereq, report, run_tests};
 
 /// A throw-away Kubernetes on this machine, and everything that is done with it.
 ///
@@ -141,7 +141,10 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Report => report::print(env)?,
-        Command::Bench(Bench::Proxy(args)) => bench::proxy(&args)?,
+        Command::Bench(Bench::Proxy(args)) => {
+            prereq::programs(&bench::PROGRAMS).await?;
+            bench::proxy(&args)?;
+        }
         Command::Verify { no_cluster, long, keep } => {
             let good = verify::verify(env, Options { no_cluster, long, keep }).await?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });

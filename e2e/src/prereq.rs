@@ -84,6 +84,19 @@ async fn packages(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     missing.retain(|package| wanted(package));
     missing.dedup();
+    install(&missing).await
+}
+
+/// Makes sure that programs are there, each with the Debian package that brings it.
+///
+/// # Errors
+/// Names what is missing and the command that installs it.
+pub async fn programs(needed: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<&str> = needed.iter().filter(|(what, _)| !present(what)).map(|(_, package)| *package).collect();
+    install(&missing).await
+}
+
+async fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -95,7 +108,7 @@ async fn packages(wanted: impl Fn(&str) -> bool) -> Result<()> {
         let apt = |args: &[&str]| Cmd::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").output();
         apt(&["update", "-q"]).await?;
         let mut args = vec!["install", "-q", "-y", "--no-install-recommends"];
-        args.extend(&missing);
+        args.extend(missing);
         apt(&args).await.with_context(|| format!("install them by hand: `{command}`"))
     })
     .await?;
