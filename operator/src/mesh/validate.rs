@@ -153,7 +153,8 @@ fn requests(mesh: &Mesh) -> Requests {
     }
 }
 
-fn distrust(mesh: &Mesh) -> Result<Vec<String>, InvalidSpec> {
+/// Roots that users say are compromised, by field or annotation.
+pub(super) fn distrust(mesh: &Mesh) -> Result<Vec<String>, InvalidSpec> {
     let annotated = mesh.annotations().get(DISTRUST_ANNOTATION).map_or("", String::as_str).split(',').map(str::trim);
     let annotated = annotated.filter(|t| !t.is_empty()).map(|t| (DISTRUST_ANNOTATION, t));
     let listed = mesh.spec.certificates.rotation.distrust.iter();

@@ -163,6 +163,14 @@ async fn a_source_is_awaited_judged_and_followed() {
     let held = world.server.get(SECRET).unwrap().to_string();
     assert!(!held.contains(&key.serialize_pem()), "the root's key is in the cluster");
 
+    // A compromised root that only its source can replace is told, and nothing is lost meanwhile.
+    ask(&world, "bowline.dev/distrust", &theirs);
+    world.round().await.unwrap();
+    let (status, _, message) = world.condition("default", "TrustAtRisk");
+    assert!(status == "True" && message.contains("Secret/bowline-issuer"), "{message}");
+    assert_eq!(root(&world), theirs);
+    ask(&world, "bowline.dev/distrust", "");
+
     // Another issuing CA below the same root is a rotation of the issuing CA.
     let before = certificates(&world)["issuers"][0]["fingerprint"].clone();
     world.server.put(SOURCE, source(&params, &key, &pem));

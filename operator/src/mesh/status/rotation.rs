@@ -14,7 +14,7 @@ use crate::{
         source,
         state::{CaState, unix},
     },
-    mesh::pods::NAMED,
+    mesh::{pods::NAMED, validate},
 };
 
 pub(super) fn certificates(ca: &CaState, facts: Facts<'_>) -> CertificatesStatus {
@@ -126,6 +126,9 @@ pub(super) fn progressing(facts: Facts<'_>) -> Option<Draft> {
 pub(super) fn risk(facts: Facts<'_>) -> Option<String> {
     let ledger = &facts.ca?.ledger;
     let now = unix(facts.now);
+    if let Some(told) = distrusted(ledger, facts) {
+        return Some(told);
+    }
     let risk = at_risk(ledger, now)?;
     let when =
         if risk.not_after <= now { "has expired".to_owned() } else { format!("expires at {}", time(risk.not_after).0) };
@@ -139,6 +142,18 @@ pub(super) fn risk(facts: Facts<'_>) -> Option<String> {
         risk.what,
         &risk.id[..risk.id.len().min(16)],
         risk.needed / 60
+    ))
+}
+
+/// A compromised root that the operator cannot replace: only its source can.
+fn distrusted(ledger: &Ledger, facts: Facts<'_>) -> Option<String> {
+    let distrust = validate::distrust(&facts.observed.mesh).ok()?;
+    let root = ledger.active_root().filter(|r| r.external && ledger.is_steady() && distrust.contains(&r.id))?;
+    Some(format!(
+        "root {} is named as compromised, and the source {} offers no issuing CA below another: let it offer one, or choose \
+         another source",
+        &root.id[..root.id.len().min(16)],
+        source::name(&facts.observed.mesh.spec.certificates.source)
     ))
 }
 
