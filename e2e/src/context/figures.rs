@@ -56,6 +56,21 @@ impl Figures {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Reads the figures called `name`; `None`: there are none.
+    ///
+    /// # Errors
+    /// When the file is not one of figures.
+    pub fn read(env: &Env, name: &str) -> Result<Option<Self>> {
+        let path = dir(env).join(format!("{name}.json"));
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} has no figures", path.display()))?))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
     /// Reads the figures of all tests that left some, by name.
     ///
     /// # Errors
@@ -77,5 +92,5 @@ impl Figures {
 }
 
 fn dir(env: &Env) -> PathBuf {
-    env.out.join("figures")
+    env.found.join("figures")
 }
