@@ -10,59 +10,108 @@ use crate::context::{Context, Figures};
 use crate::env::Env;
 use crate::images::product::Profile;
 use crate::progress::say;
-use crate::tests::{Needs, TESTS, Test};
-use crate::{cluster, images, install};
+use crate::tests::{Needs, TESTS, Test, Where};
+use crate::{cluster, images, in_use, install};
 
 /// Nodes of the cluster that tests run on.
 const NODES: u8 = 2;
+
+/// Which tests, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Their names; all when none is given.
+    pub names: Vec<String>,
+    /// The longer forms.
+    pub long: bool,
+    /// With images as released.
+    pub release: bool,
+}
 
 /// Prints the table of tests.
 pub fn list() {
     let width = TESTS.iter().map(|test| test.name.len()).max().unwrap_or(0);
     for test in TESTS {
-        println!("{:width$}  {}", test.name, test.proves);
+        let place = match test.place {
+            Where::Anywhere => String::new(),
+            Where::ThrowAway(why) => format!(" (skipped with KUBECONFIG: {why})"),
+        };
+        println!("{:width$}  {}{place}", test.name, test.proves);
     }
 }
 
-/// Runs the named tests, or all, and prints a line for each and the counts at the end. Returns whether all passed.
+/// How the tests of a run ended.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: Vec<&'static str>,
+    skipped: usize,
+}
+
+/// Runs the chosen tests and prints a line for each and the counts at the end. Returns whether none failed. The caller holds the cluster's
+/// lock.
 ///
 /// # Errors
-/// When a name is none of a test, or the cluster or the operator cannot be brought up.
-pub async fn run(env: &Env, names: &[String], long: bool) -> Result<bool> {
-    let chosen = choose(names)?;
+/// When a name is none of a test, when somebody uses a mesh on a cluster that is not ours, or when the cluster or the operator cannot be
+/// brought up.
+pub async fn run(env: &Env, options: &Options) -> Result<bool> {
+    let chosen = choose(&options.names)?;
+    in_use::refuse(env).await?;
     cluster::up(env, Some(NODES)).await?;
-    if chosen.iter().any(|test| test.needs != Needs::Cluster) {
-        images::product::build_and_load(env, Profile::Image).await?;
+    if chosen.iter().any(|test| test.needs != Needs::Cluster && obstacle(env, test).is_none()) {
+        images::product::build_and_load(env, Profile::of(options.release)).await?;
         install::install(env).await?;
     }
-    let (mut passed, mut failed) = (0, vec![]);
+    let mut counts = Counts::default();
     for (n, test) in chosen.iter().enumerate() {
         say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
-        let prepared = prepare(env, test.needs).await;
-        let start = Instant::now();
-        let result = match prepared {
-            Ok(()) => one(env, test, long).await,
-            Err(e) => Err(e),
-        };
-        let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-        let (figures, verdict) = match result {
-            Ok(figures) => {
-                passed += 1;
-                (figures, "ok".to_owned())
+        match obstacle(env, test) {
+            Some(why) => {
+                println!("test {}: skipped, {why}", test.name);
+                counts.skipped += 1;
+                Figures::new().with("result", "skipped").write(env, test.name)?;
             }
-            Err(e) => {
-                failed.push(test.name);
-                (Figures::new(), format!("FAILED: {e:#}"))
-            }
-        };
-        println!("test {} ({seconds} s): {verdict}", test.name);
-        keep(env, test.name, figures, verdict == "ok", seconds)?;
+            None => timed(env, test, options.long, &mut counts).await?,
+        }
     }
+    let Counts { passed, failed, skipped } = counts;
     if !failed.is_empty() {
         println!("failed: {}", failed.join(" "));
     }
-    println!("{passed} passed, {} failed", failed.len());
+    println!("{passed} passed, {} failed, {skipped} skipped", failed.len());
     Ok(failed.is_empty())
+}
+
+/// Why a test does not run on this cluster.
+fn obstacle(env: &Env, test: &Test) -> Option<String> {
+    match (test.place, &env.kubeconfig) {
+        (Where::ThrowAway(why), Some(_)) => {
+            Some(format!("{why}: only on the throw-away cluster (unset KUBECONFIG to run it there)"))
+        }
+        _ => None,
+    }
+}
+
+/// Runs one test, prints how it ended and keeps its figures.
+async fn timed(env: &Env, test: &'static Test, long: bool, counts: &mut Counts) -> Result<()> {
+    let prepared = prepare(env, test.needs).await;
+    let start = Instant::now();
+    let result = match prepared {
+        Ok(()) => one(env, test, long).await,
+        Err(e) => Err(e),
+    };
+    let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let (figures, verdict) = match result {
+        Ok(figures) => {
+            counts.passed += 1;
+            (figures, "ok".to_owned())
+        }
+        Err(e) => {
+            counts.failed.push(test.name);
+            (Figures::new(), format!("FAILED: {e:#}"))
+        }
+    };
+    println!("test {} ({seconds} s): {verdict}", test.name);
+    keep(env, test.name, figures, verdict == "ok", seconds)
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
@@ -137,5 +186,20 @@ mod tests {
         let error = choose(&["nonsense".into()]).err().unwrap().to_string();
         assert!(error.contains("nonsense") && error.contains("cluster_leaves_nothing"), "{error}");
         assert_eq!(choose(&["cluster".into()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_destroys_is_skipped_on_a_cluster_of_the_users() {
+        let ours = Env { kubeconfig: None, ..Env::from_process().unwrap() };
+        let theirs = Env { kubeconfig: Some("/home/somebody/.kube/config".into()), ..ours.clone() };
+        assert!(TESTS.iter().all(|test| obstacle(&ours, test).is_none()));
+        let skipped: Vec<_> = TESTS.iter().filter(|t| obstacle(&theirs, t).is_some()).map(|t| t.name).collect();
+        for name in ["backup_restore", "bad_mesh", "rotation_sources", "own_cluster", "cluster_leaves_nothing"] {
+            assert!(skipped.contains(&name), "{name} would run on a cluster of the user's");
+        }
+        for name in ["cluster", "install", "protocols", "probes", "pod_shapes", "metrics", "control_plane_gone", "cost"]
+        {
+            assert!(!skipped.contains(&name), "{name} is skipped");
+        }
     }
 }

@@ -45,7 +45,7 @@ impl Capture {
     /// # Errors
     /// When a node's network cannot be entered.
     pub fn start(env: &Env, texts: &[&str]) -> Result<Self> {
-        let record = Record::read(env)?.context("packets can be captured only on the throw-away cluster")?;
+        let record = Record::read(env)?.context("no record of the cluster")?;
         let (stop, mut threads) = (Arc::new(AtomicBool::new(false)), vec![]);
         for node in &record.nodes {
             let path = network::node_ns_path(env, node.number);

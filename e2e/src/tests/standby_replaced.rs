@@ -72,7 +72,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
 /// Gives the proxy's image a second name on every node, as if it were another version.
 async fn other_tag(cx: &Context) -> Result<String> {
     let (image, other) = (image_name("bowline-proxy"), format!("{}-again", image_name("bowline-proxy")));
-    let record = Record::read(cx.env())?.context("a second image is at hand only on the throw-away cluster")?;
+    let record = Record::read(cx.env())?.context("no record of the cluster")?;
     let ctr = Programs::locate(cx.env())?.path("ctr")?;
     for node in &record.nodes {
         let socket = containerd_socket(&cx.env().state, node.number);
