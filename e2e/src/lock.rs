@@ -82,6 +82,15 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // Nobody holds it now; who is killed leaves its line, and the next holder replaces it.
+            let _ = file.set_len(0);
+        }
+    }
+}
+
 /// Whether a parent says truly that it holds the lock at `path`: the lock names it, too.
 fn is_handed_down(handed: &str, path: &Path) -> bool {
     let Some((pid, held)) = handed.split_once(' ') else { return false };
