@@ -160,3 +160,51 @@ fn load_that_runs_by_itself_counts_what_fails() {
     assert_eq!(broken["failed"], broken["sent"], "{broken}");
     assert_eq!(broken["errors"]["status 503 by the application"], broken["failed"]);
 }
+
+/// The report of the load so far, once `enough` says so.
+fn report_when(server: &Server, enough: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let report: Value = serde_json::from_slice(&server.ctl(&["report"]).stdout).unwrap();
+        if enough(&report) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{report}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn stopping_waits_for_what_is_in_flight() {
+    let server = Server::start();
+    let load = |path: &str, timeout: &str| {
+        let url = format!("http://{}{path}", server.at(0));
+        let args = ["start", "--url", &url, "--rate", "50", "--seconds", "60", "--timeout", timeout];
+        assert!(server.ctl(&args).status.success());
+        let before = report_when(&server, |r| r["sent"].as_u64() >= Some(5));
+        let told = |r: &Value| r["succeeded"].as_u64().unwrap() + r["failed"].as_u64().unwrap();
+        assert!(told(&before) < before["sent"].as_u64().unwrap(), "nothing is in flight: {before}");
+        let end: Value = serde_json::from_slice(&server.ctl(&["stop"]).stdout).unwrap();
+        assert_eq!(told(&end), end["sent"].as_u64().unwrap(), "{end}");
+        end
+    };
+    assert_eq!(load("/delay/1000", "5")["failed"], 0);
+    let hung = load("/delay/600000", "1");
+    assert_eq!(hung["failed"], hung["sent"], "{hung}");
+    assert_eq!(hung["succeeded"], 0);
+}
+
+#[test]
+fn a_stream_that_is_silent_at_the_end_is_lost() {
+    let server = Server::start();
+    // Two servers of one test: the one that is frozen is held by a stream of the other's load.
+    let silent = Server::start();
+    let (url, tcp) = (format!("http://{}/", server.at(0)), silent.at(2));
+    let start = ["start", "--url", &url, "--rate", "50", "--seconds", "60", "--tcp", &tcp];
+    assert!(server.ctl(&start).status.success());
+    report_when(&server, |r| r["streams_held"] == 1);
+    let pid = silent.child.id().to_string();
+    assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    let end: Value = serde_json::from_slice(&server.ctl(&["stop"]).stdout).unwrap();
+    assert_eq!((&end["streams_held"], &end["streams_lost"]), (&1.into(), &1.into()), "{end}");
+}
