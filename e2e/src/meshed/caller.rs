@@ -90,6 +90,23 @@ impl<'a> Caller<'a> {
         self.call(&command).await.map(drop)
     }
 
+    /// Starts load that goes on by itself, and waits until a request was answered and `streams` streams are up.
+    ///
+    /// # Errors
+    /// When it does not get under way.
+    pub async fn steady_load(&self, args: &[&str], streams: u64) -> Result<()> {
+        self.start_load(args).await?;
+        self.cx
+            .eventually(SOON, "the load does not get under way", || async {
+                let load = self.load().await?;
+                let Load { succeeded, streams_held, errors, .. } = &load;
+                ensure!(*succeeded > 0, "no request was answered: {errors}");
+                ensure!(*streams_held == streams, "{streams_held} streams of {streams} are up: {errors}");
+                Ok(())
+            })
+            .await
+    }
+
     /// The report of the load so far.
     ///
     /// # Errors
