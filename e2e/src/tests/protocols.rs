@@ -36,6 +36,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let load: meshed::Load = serde_json::from_value(client.call(&[&load[..], &held[..]].concat()).await?)?;
     load.flawless(5)?;
     let restarts = meshed::restarts(cx, &ns, "").await?;
+    ensure!(restarts == 0, "{restarts} containers restarted");
     let figures = load.figures(Figures::new()).with("container_restarts", restarts);
     Ok(figures.with("server_first_stall_ms", (stalls * 1000.0).round()).with("seconds", start.elapsed().as_secs()))
 }
