@@ -18,6 +18,7 @@ pub mod operator;
 pub mod process;
 pub mod rotation;
 pub mod secrets;
+pub mod short_lived;
 pub mod timeline;
 pub mod under_load;
 
