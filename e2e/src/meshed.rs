@@ -1,5 +1,6 @@
 //! A mesh to test in: one `Mesh` that tests share, applications in it, and callers that run inside them.
 
+pub mod admissions;
 pub mod app;
 pub mod authority;
 pub mod caller;
@@ -20,6 +21,7 @@ pub mod rotation;
 pub mod secrets;
 pub mod short_lived;
 pub mod timeline;
+pub mod told;
 pub mod under_load;
 
 use std::net::IpAddr;
