@@ -181,3 +181,13 @@ pub async fn restarts(cx: &Context, namespace: &str, selector: &str) -> Result<i
     let pods = cx.pods(namespace, selector).await?;
     Ok(pods.iter().flat_map(pods::restarts).map(|(_, n)| n).sum())
 }
+
+/// As [`restarts`], when there shall be none.
+///
+/// # Errors
+/// When there was one.
+pub async fn no_restarts(cx: &Context, namespace: &str, selector: &str) -> Result<i32> {
+    let count = restarts(cx, namespace, selector).await?;
+    ensure!(count == 0, "{count} containers of {namespace} restarted");
+    Ok(count)
+}
