@@ -83,7 +83,7 @@ pub const TESTS: &[Test] = &[
     test!(wrong_server_identity, Operator, 3 min, "a server that proves another identity than its endpoint's is sent no request"),
     test!(probes, Operator, 5 min, "probes and lifecycle hooks of every kind keep their meaning under Strict"),
     test!(pod_shapes, Operator, 5 min, "init containers, Jobs, StatefulSets and the like work, or are refused with the remedy"),
-    test!(admission, Operator, 5 min, "members are asked about and nobody else, also after the webhook's objects were tampered with"),
+    test!(admission, Operator, 5 min, "members are asked about and nobody else, whoever restarts the operator or tampers with the webhook's objects"),
     test!(outside_traffic, Operator, 3 min, "API server, nodes, pods outside the mesh and pod addresses are reached as before"),
     test!(no_plaintext_on_the_wire, Operator, 3 min, "an eavesdropper on every node sees nothing of what members say"),
     test!(metrics, Operator, 3 min, "proxies and operator count exactly what happened"),

@@ -1,5 +1,6 @@
 //! Who is asked about, and that the question is asked and answered: namespaces that join by label or by a Mesh's selector, and no others;
-//! also after somebody has edited or deleted the webhook's configuration, or emptied the Secret with its certificate.
+//! also while the operator is rolled out anew, and after somebody has edited or deleted the webhook's configuration, or emptied the Secret
+//! with its certificate.
 //!
 //! Seen to fail: pods are created all the time as far as admission goes; one that comes without a sidecar, or not at all, is counted.
 
@@ -9,15 +10,15 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use bowline_proxy::bootstrap::Reason;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::context::{Context, Figures};
+use crate::context::{Context, Figures, pods};
 use crate::install::NAMESPACE;
-use crate::meshed::admissions::injected;
-use crate::meshed::{self, App, Caller, MESH, SOON, app, rotation};
+use crate::meshed::admissions::{Admissions, Admitted, injected};
+use crate::meshed::{self, App, Caller, MESH, SOON, app, operator, rotation};
 
 /// Name of the configuration.
 const CONFIGURATION: &str = "bowline-inject";
@@ -38,13 +39,15 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     ensure!(init.count() == 0, "a pod outside the mesh was given containers");
     let sent = by_selector(cx, &outside).await.context("a namespace that joins by a Mesh's selector")?;
 
+    let admitted = rolled_out(cx, &ns).await.context("while the operator is rolled out anew")?;
     let edited = edited(cx, &ns).await.context("a webhook configuration that somebody edited")?;
     let deleted = deleted(cx, &ns).await.context("a webhook configuration that somebody deleted")?;
     let emptied = emptied_secret(cx, &ns).await.context("a Secret that somebody emptied")?;
     // Nobody who is there already has noticed.
     app::deploy(cx, &ns, &[App::new("newcomer")]).await?;
     let restarts = meshed::no_restarts(cx, &ns, "").await?;
-    Ok(Figures::new()
+    Ok(admitted
+        .figures(Figures::new())
         .with("sent", sent)
         .with("failed", 0)
         .with("container_restarts", restarts)
@@ -81,6 +84,28 @@ async fn by_selector(cx: &Context, outside: &str) -> Result<u64> {
     cx.delete_ns(&ns).await?;
     meshed::delete(cx, SELECTING).await?;
     Ok(load.sent)
+}
+
+/// Replicas come and go, and no pod that is created meanwhile is refused.
+async fn rolled_out(cx: &Context, ns: &str) -> Result<Admitted> {
+    let deployment = format!("deployment/{}", operator::NAME);
+    let old: Vec<_> = operator::pods(cx).await?.iter().map(pods::name).collect();
+    let admissions = Admissions::start(cx, ns, MESH);
+    admissions.go_on(cx, 20).await?;
+    cx.kubectl(&["rollout", "restart", &deployment, "-n", NAMESPACE]).await?;
+    cx.rolled_out(NAMESPACE, &deployment, 2 * SOON).await?;
+    let api = Api::<Pod>::namespaced(cx.client(), NAMESPACE);
+    cx.eventually(SOON, "old replicas do not go", || async {
+        let all = api.list(&ListParams::default().labels(operator::SELECTOR)).await?;
+        let left: Vec<_> = all.iter().map(pods::name).filter(|name| old.contains(name)).collect();
+        ensure!(left.is_empty(), "{} are there", left.join(", "));
+        Ok(())
+    })
+    .await?;
+    admissions.go_on(cx, 20).await?;
+    let admitted = admissions.stop();
+    admitted.flawless()?;
+    Ok(admitted)
 }
 
 /// It asks nobody, about nobody, and fails open; returns the seconds until it was as before.
