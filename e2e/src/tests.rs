@@ -2,6 +2,7 @@
 //!
 //! A test is a file `tests/NAME.rs` with `pub async fn run(cx: &Context) -> Result<Figures>` and a line in [`TESTS`].
 
+pub mod admission;
 pub mod backup_restore;
 pub mod bad_csr;
 pub mod bad_mesh;
@@ -103,13 +104,14 @@ pub const TESTS: &[Test] = &[
     test!(wrong_server_identity, Operator, 3 min, "a server that proves another identity than its endpoint's is sent no request"),
     test!(probes, Operator, 5 min, "probes and lifecycle hooks of every kind keep their meaning under Strict"),
     test!(pod_shapes, Operator, 5 min, "init containers, Jobs, StatefulSets and the like work, or are refused with the remedy"),
+    test!(admission, Operator, DESTROYS, 5 min, "members are asked about and nobody else, whoever restarts the operator or tampers with the webhook's objects"),
     test!(outside_traffic, Operator, 3 min, "API server, nodes, pods outside the mesh and pod addresses are reached as before"),
     test!(no_plaintext_on_the_wire, Operator, ENTERS, 3 min, "an eavesdropper on every node sees nothing of what members say"),
     test!(metrics, Operator, 3 min, "proxies and operator count exactly what happened"),
     test!(graceful_drain, Operator, 4 min, "pods come and go under load and no request fails"),
     test!(standby_replaced, Operator, Where::ThrowAway("it needs a second image of the proxy on the nodes"), 3 min, "a new standby in a running pod: Ready throughout, application untouched"),
-    test!(control_plane_gone, Operator, 5 min, "without the operator members reach all that they had reached"),
-    test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease"),
+    test!(control_plane_gone, Operator, 5 min, "without the operator members reach all that they had reached, as long as their leaves live"),
+    test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease; deleted, it hands the Lease over"),
     test!(bad_csr, Operator, ENTERS, 3 min, "the CA signs for nobody but the pod whose token is presented"),
     test!(bad_mesh, Operator, DESTROYS, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
     test!(mesh_deletion, Operator, 5 min, "deleting a Mesh in use is held; forced, everything that it made goes"),

@@ -38,7 +38,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let before = containers(&api.get(&server.pod).await?);
 
     let watch = ReadyWatch::start(&api, &server.pod);
-    client.start_load(&["--url", "http://server/", "--rate", "100", "--streams", "4", "--tcp", "server:9000"]).await?;
+    let load = ["--url", "http://server/", "--rate", "100", "--streams", "4", "--tcp", "server:9000"];
+    client.steady_load(&load, 5).await?;
     let index = usize::from(standby == SLOTS[1]);
     let patch = json!([{ "op": "replace", "path": format!("/spec/initContainers/{index}/image"), "value": image }]);
     let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
