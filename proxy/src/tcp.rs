@@ -255,10 +255,11 @@ impl Tunnel {
                 whole
             }
             Self::Mesh { mut into, from, early, _stream } => {
-                if let Some(early) = early
-                    && client.write_all(&early).await.is_err()
-                {
-                    return;
+                if let Some(early) = early {
+                    if client.write_all(&early).await.is_err() {
+                        return;
+                    }
+                    worker.metrics.flow(direction).sent.fetch_add(early.len() as u64, Relaxed);
                 }
                 if !first.is_empty() {
                     received.fetch_add(first.len() as u64, Relaxed);
