@@ -193,7 +193,10 @@ impl Tunnel {
                 pool::connect(candidate.endpoint.key.address).await.map(Self::Plain)
             };
             match opened {
-                Ok(tunnel) => return Ok((tunnel, candidate)),
+                Ok(tunnel) => {
+                    candidate.endpoint.reached();
+                    return Ok((tunnel, candidate));
+                }
                 Err(failure) => tried.failed(context, &candidate, failure)?,
             }
         }

@@ -57,6 +57,9 @@ impl Pod {
     }
 
     async fn wait(&self, state: &State) {
+        if self.over.get() {
+            return;
+        }
         tokio::select! {
             () = self.failed.notified() => {}
             () = state.replaced(self.ip, &self.known) => {}

@@ -153,6 +153,14 @@ impl Endpoint {
         load.avoid_until.set(Some(load.at.get() + load.avoid_for.get()));
     }
 
+    /// An opaque connection reached it: it is back.
+    pub(crate) fn reached(&self) {
+        if self.load.avoid_until.take().is_some() {
+            self.load.micros.set(0.0);
+            self.load.probed.set(false);
+        }
+    }
+
     /// It was reached and gave no answer of its own.
     pub(crate) fn lost(&self, after: Duration) {
         let now = Instant::now();
@@ -234,6 +242,9 @@ mod tests {
         e.answered(FRESH, now);
         assert!(!e.is_avoided(now) && !e.is_due(now));
         assert!(e.cost(now) < 2e4, "it starts afresh: {}", e.cost(now));
+        e.failed(Duration::from_secs(5));
+        e.reached();
+        assert!(!e.is_avoided(now) && !e.is_due(now) && e.cost(now) < 2e4);
         e.failed(Duration::from_secs(5));
         assert!(e.cost(e.load.at.get()) >= 5e6 && !e.is_avoided(e.load.at.get() + AVOID));
     }
