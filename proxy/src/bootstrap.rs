@@ -257,13 +257,11 @@ pub enum Reason {
     Overloaded,
     /// The request violates its protocol.
     BadRequest,
-    /// This proxy is draining.
-    Draining,
 }
 
 impl Reason {
     /// Every reason, for metrics and documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::MtlsRequired,
         Self::WrongIdentity,
         Self::NoEndpoints,
@@ -274,7 +272,6 @@ impl Reason {
         Self::ConnectionLost,
         Self::Overloaded,
         Self::BadRequest,
-        Self::Draining,
     ];
 
     /// As it stands in header, log and metric.
@@ -291,7 +288,6 @@ impl Reason {
             Self::ConnectionLost => "connection-lost",
             Self::Overloaded => "overloaded",
             Self::BadRequest => "bad-request",
-            Self::Draining => "draining",
         }
     }
 }

@@ -16,7 +16,7 @@ mod text;
 
 /// Label sets of one metric at most; whatever comes later is counted under `other`.
 pub const MAX_LABEL_SETS: usize = 1000;
-/// Requests have one label set for each of the five classes of status.
+/// Requests have one label set for each class of status.
 const MAX_HTTP_SERIES: usize = MAX_LABEL_SETS / CLASSES.len();
 /// Label for what is over the bound.
 const OTHER: &str = "other";
@@ -25,7 +25,8 @@ pub const PLAINTEXT: &str = "plaintext";
 /// Peer of a request that reached nobody.
 pub const UNKNOWN: &str = "unknown";
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Classes of status; the last counts requests that got none: whoever asked gave up before.
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 /// Upper bounds of the latency histogram, microseconds.
 const BUCKETS: [u64; 14] = [
     500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -63,8 +64,13 @@ pub struct HttpSeries {
 impl HttpSeries {
     /// Counts a request whose answer's status is known.
     pub fn answered(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len() - 1) - 1;
         self.classes[class].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that was given up before its answer.
+    pub fn unanswered(&self) {
+        self.classes[CLASSES.len() - 1].fetch_add(1, Relaxed);
     }
 
     /// Records how long a request took, to the end of its answer.

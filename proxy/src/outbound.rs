@@ -2,7 +2,7 @@
 
 pub(crate) mod balance;
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::{
     worker::Worker,
 };
 
-use balance::Route;
+use balance::{Pod, Route};
 
 /// Carries a connection to where the application wanted it.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
@@ -39,8 +39,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
         Target::Outside => return Box::pin(carry::pass(worker, stream, to)).await,
         Target::Workload(workload) => {
             let service = format!("{}/{}", workload.namespace, workload.pod);
-            let route = direct(&worker, &workload, to, &service);
-            (route, protocol(&workload.ports, to.port()), service.into())
+            let declared = protocol(&workload.ports, to.port());
+            (direct(&worker, workload, to, &service), declared, service.into())
         }
         Target::Service(key, source) => {
             let service = key.to_string();
@@ -58,16 +58,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
 }
 
 /// To exactly the pod that was addressed.
-fn direct(worker: &Worker, workload: &Workload, to: SocketAddr, service: &str) -> Route {
+fn direct(worker: &Worker, workload: Arc<Workload>, to: SocketAddr, service: &str) -> Route {
     // Ports of its proxy are not the application's.
     let identity = workload.identity.clone().filter(|_| !ports::ALL.contains(&to.port()));
     let peer = identity.as_ref().map_or(PLAINTEXT, |id| id.as_str());
     let series = worker.metrics.http(Direction::Outbound, service, peer);
-    let endpoint = worker.direct(EndpointKey { address: to, identity: identity.clone() });
-    Route::Direct(Rc::new(Candidate { endpoint, series }))
+    let endpoint = worker.direct(EndpointKey { address: to, identity });
+    Route::Pod(Pod::new(Candidate { endpoint, series }, to.ip(), workload))
 }
 
 /// What is declared for a port.
 pub(crate) fn protocol(declared: &[(u16, Protocol)], port: u16) -> Protocol {
     declared.binary_search_by_key(&port, |(p, _)| *p).map_or(Protocol::Detect, |i| declared[i].1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,7 +193,10 @@ impl Tunnel {
                 pool::connect(candidate.endpoint.key.address).await.map(Self::Plain)
             };
             match opened {
-                Ok(tunnel) => return Ok((tunnel, candidate)),
+                Ok(tunnel) => {
+                    candidate.endpoint.reached();
+                    return Ok((tunnel, candidate));
+                }
                 Err(failure) => tried.failed(context, &candidate, failure)?,
             }
         }
@@ -255,10 +258,11 @@ impl Tunnel {
                 whole
             }
             Self::Mesh { mut into, from, early, _stream } => {
-                if let Some(early) = early
-                    && client.write_all(&early).await.is_err()
-                {
-                    return;
+                if let Some(early) = early {
+                    if client.write_all(&early).await.is_err() {
+                        return;
+                    }
+                    worker.metrics.flow(direction).sent.fetch_add(early.len() as u64, Relaxed);
                 }
                 if !first.is_empty() {
                     received.fetch_add(first.len() as u64, Relaxed);

@@ -83,7 +83,7 @@ impl Worker {
         if let Some(endpoint) = endpoints.get(&key).and_then(Weak::upgrade) {
             return endpoint;
         }
-        let endpoint = Rc::new(Endpoint::new(key.clone(), self.config.mesh_port));
+        let endpoint = Rc::new(Endpoint::new(key.clone(), self.config.mesh_port, self.config.max_connections));
         endpoints.insert(key, Rc::downgrade(&endpoint));
         endpoint
     }

@@ -6,8 +6,12 @@
 mod application;
 #[path = "traffic/balancing.rs"]
 mod balancing;
+#[path = "traffic/bodies.rs"]
+mod bodies;
 #[path = "traffic/bounds.rs"]
 mod bounds;
+#[path = "traffic/ending.rs"]
+mod ending;
 #[path = "traffic/http1.rs"]
 mod http1;
 #[path = "traffic/http2.rs"]
@@ -18,7 +22,11 @@ mod mesh;
 mod opaque;
 #[path = "traffic/policy.rs"]
 mod policy;
+#[path = "traffic/retries.rs"]
+mod retries;
 #[path = "traffic/rotation.rs"]
 mod rotation;
 #[path = "traffic/trust.rs"]
 mod trust;
+#[path = "traffic/upgrades.rs"]
+mod upgrades;

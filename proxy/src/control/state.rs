@@ -214,6 +214,28 @@ impl State {
         self.wake_stream();
     }
 
+    /// Waits until something else than this pod stands behind an address. That the address is forgotten is no such news.
+    pub async fn replaced(&self, ip: IpAddr, known: &Workload) {
+        let ip = ip.to_canonical();
+        let is_it =
+            |w: &Workload| (&w.namespace, &w.pod, &w.identity) == (&known.namespace, &known.pod, &known.identity);
+        loop {
+            let changed = {
+                let tables = self.tables();
+                match tables.addresses.get(&ip).map(|entry| (&entry.known, &entry.changed)) {
+                    Some((Known::Workload(w), changed)) if is_it(w) => Some(Arc::clone(changed).notified_owned()),
+                    Some((Known::Asked, changed)) => Some(Arc::clone(changed).notified_owned()),
+                    None => None,
+                    Some(_) => return,
+                }
+            };
+            match changed {
+                Some(changed) => changed.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Records a Service; `None`: it does not exist.
     pub fn set_service(&self, key: ServiceKey, service: Option<Arc<Service>>) {
         let mut tables = self.tables();

@@ -9,7 +9,7 @@ use http::{
 use super::payload::Payload;
 use crate::bootstrap::{REASON_HEADER, Reason};
 
-const REASON: HeaderName = HeaderName::from_static(REASON_HEADER);
+pub(super) const REASON: HeaderName = HeaderName::from_static(REASON_HEADER);
 
 /// A request or connection that failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,11 +18,13 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     /// For people: what was tried, with what result.
     pub(crate) detail: Box<str>,
+    /// No application has seen the request, and there is somebody to ask: whoever sent it may send it again.
+    pub(crate) repeat: bool,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, detail: impl Into<Box<str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), repeat: false }
     }
 }
 
@@ -36,8 +38,7 @@ pub(crate) fn status(reason: Reason) -> StatusCode {
         | Reason::UnknownPort
         | Reason::ControlPlaneUnavailable
         | Reason::ConnectFailed
-        | Reason::Overloaded
-        | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

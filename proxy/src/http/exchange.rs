@@ -1,20 +1,27 @@
 //! One request to the endpoint that its route picks, and the head of its answer back.
 //!
-//! Nothing of a request has been sent while a connection is being made, so a failure there is retried on another endpoint. On a
-//! kept HTTP/1 connection that the application closed at the same moment, the request is sent again if the application cannot
-//! have seen it or may see it twice (RFC 9110, section 9.2.2).
+//! A request that no application has seen is sent again, to another endpoint if there is one: no connection could be made, the
+//! endpoint's proxy says that it did not get through, or the far end of a kept connection says that it did not process it (GOAWAY,
+//! REFUSED_STREAM; RFC 9113, section 8.7). One that an application may have seen when its connection broke is sent once more if it
+//! may be seen twice (RFC 9110, section 9.2.2). Both need the request whole: it is copied beforehand if it has no body and the
+//! endpoint is doubted, which a busy one is not. A client of HTTP/2 whose request cannot be sent again is told that it may do so.
 
 use std::{
     future::poll_fn,
+    ops::Deref,
     rc::Rc,
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE, request::Parts};
+use http::{
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    request::Parts,
+};
 
 use super::{
-    answer::Failure,
+    answer::{Failure, REASON},
     expect::{self, Gate},
     headers::{self, HTTP10},
     payload::{Guard, Lease, Payload},
@@ -45,19 +52,30 @@ pub(crate) struct Context {
     pub(crate) tunnels: Option<Arc<AtomicU64>>,
 }
 
-/// A request in flight at an endpoint.
-struct InFlight<'a>(&'a Candidate);
+/// A request in flight at an endpoint; it counts as given up unless its outcome is noted.
+pub(super) struct InFlight<C: Deref<Target = Candidate>> {
+    candidate: C,
+    over: bool,
+}
 
-impl<'a> InFlight<'a> {
-    fn new(candidate: &'a Candidate) -> Self {
+impl<C: Deref<Target = Candidate>> InFlight<C> {
+    pub(super) fn new(candidate: C) -> Self {
         candidate.endpoint.began();
-        Self(candidate)
+        Self { candidate, over: false }
+    }
+
+    /// There is an answer, or none will come.
+    pub(super) fn over(&mut self) {
+        self.over = true;
     }
 }
 
-impl Drop for InFlight<'_> {
+impl<C: Deref<Target = Candidate>> Drop for InFlight<C> {
     fn drop(&mut self) {
-        self.0.endpoint.ended();
+        self.candidate.endpoint.ended();
+        if !self.over {
+            self.candidate.series.unanswered();
+        }
     }
 }
 
@@ -69,39 +87,99 @@ pub(crate) async fn exchange(
     started: Instant,
 ) -> Result<Response<Payload>, Failure> {
     let mut tried = Tried::default();
+    let mut began = started;
     loop {
         let candidate = context.route.pick(&context.worker, &tried)?;
-        let _load = InFlight::new(&candidate);
-        let response = if candidate.endpoint.key.identity.is_some() || context.app == App::Http2 {
+        let mut load = InFlight::new(&*candidate);
+        let answered = if candidate.endpoint.key.identity.is_some() || context.app == App::Http2 {
             match candidate.endpoint.h2(context.app).stream(&context.worker).await {
-                Ok(stream) => send2(&candidate, stream, head, body, started).await?,
-                Err(failure) => {
-                    tried.failed(context, &candidate, failure)?;
-                    continue;
-                }
+                Ok(stream) => send2(&candidate, stream, head, body, (started, began)).await,
+                Err(failure) => Err(Unsent::unseen(failure, Some(Box::new(Request::from_parts(head, body))))),
             }
         } else {
-            match send1(&candidate, head, body, started).await {
-                Ok(response) => response,
-                Err(Unsent { failure, message: Some(message) }) => {
-                    tried.failed(context, &candidate, failure)?;
-                    (head, body) = message.into_parts();
-                    continue;
-                }
-                Err(Unsent { failure, message: None }) => return Err(failure),
-            }
+            send1(&candidate, head, body, started).await
         };
-        let now = Instant::now();
-        candidate.endpoint.answered(now.duration_since(started), now);
-        candidate.series.answered(response.status());
-        return Ok(response);
+        load.over();
+        match answered {
+            Ok(response) => {
+                let now = Instant::now();
+                candidate.endpoint.answered(now.duration_since(began), now);
+                candidate.series.answered(response.status());
+                return Ok(response);
+            }
+            Err(unsent) => {
+                (head, body) = tried.again(context, &candidate, unsent, began)?.into_parts();
+                began = Instant::now();
+            }
+        }
     }
+}
+
+/// A request that got no answer.
+pub(super) struct Unsent {
+    pub(super) failure: Failure,
+    /// The request, if it may be sent again and is still whole.
+    message: Option<Box<Request<Payload>>>,
+    fault: Fault,
+    /// No application has seen it.
+    unseen: bool,
+}
+
+/// What a request without an answer tells of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It cannot be reached: avoid it.
+    Endpoint,
+    /// A connection ended; another one may do.
+    Connection,
+    /// None of it: who asked broke off.
+    Client,
+}
+
+impl Unsent {
+    /// It did not get through.
+    pub(super) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
+        Self { failure, message, fault: Fault::Endpoint, unseen: true }
+    }
+
+    /// Whoever sent it did not send it to its end.
+    fn broken(detail: String) -> Self {
+        let failure = Failure::new(Reason::BadRequest, detail);
+        Self { failure, message: None, fault: Fault::Client, unseen: false }
+    }
+
+    /// An HTTP/2 stream ended without an answer.
+    pub(super) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
+        if e.is_reset() && !e.is_remote() && !e.is_library() {
+            return Self::broken(format!("the request's body broke off: {e}"));
+        }
+        let address = candidate.endpoint.key.address;
+        let failure = Failure::new(Reason::ConnectionLost, format!("{address} gave no answer: {e}"));
+        let unseen = e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM));
+        // A stream that was reset alone was so on purpose.
+        let again = unseen || !e.is_reset();
+        let spare = spare.filter(|head| again && (unseen || head.method.is_idempotent()));
+        Self { failure, message: spare.map(whole), fault: Fault::Connection, unseen }
+    }
+
+    /// The endpoint's proxy refused, for `reason`.
+    pub(super) fn refused(candidate: &Candidate, reason: Reason, spare: Option<Box<Parts>>) -> Self {
+        let address = candidate.endpoint.key.address;
+        let detail = format!("the proxy of {address} did not get through to its application: {}", reason.as_str());
+        Self::unseen(Failure::new(reason, detail), spare.map(whole))
+    }
+}
+
+fn whole(head: Box<Parts>) -> Box<Request<Payload>> {
+    Box::new(Request::from_parts(*head, Payload::empty()))
 }
 
 /// Endpoints that failed for this request.
 #[derive(Default)]
 pub(crate) struct Tried {
     failed: Vec<*const crate::pool::Endpoint>,
+    /// An application may have seen it.
+    seen: bool,
 }
 
 impl Tried {
@@ -111,14 +189,52 @@ impl Tried {
 
     /// Notes a failure; gives it back when it was one too many.
     pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
-        candidate.endpoint.failed();
-        self.failed.push(Rc::as_ptr(&candidate.endpoint));
-        // An endpoint that is full or somebody else is not made better by asking another one's bound.
-        if self.failed.len() >= ATTEMPTS || !context.route.has_other(&context.worker, self) {
-            return Err(failure);
-        }
-        Ok(())
+        candidate.endpoint.failed(Duration::ZERO);
+        if self.has_more(context, candidate, Fault::Endpoint) { Ok(()) } else { Err(failure) }
     }
+
+    /// Notes a failure of an attempt that `began` then; gives the request, to be sent again, or the failure.
+    pub(super) fn again(
+        &mut self,
+        context: &Context,
+        candidate: &Candidate,
+        unsent: Unsent,
+        began: Instant,
+    ) -> Result<Request<Payload>, Failure> {
+        let Unsent { mut failure, message, fault, unseen } = unsent;
+        match fault {
+            Fault::Endpoint => candidate.endpoint.failed(began.elapsed()),
+            Fault::Connection if !unseen => candidate.endpoint.lost(began.elapsed()),
+            Fault::Connection | Fault::Client => {}
+        }
+        let more = self.has_more(context, candidate, fault);
+        let once = unseen || !std::mem::replace(&mut self.seen, true);
+        match message {
+            Some(message) if more && once => Ok(*message),
+            _ => {
+                failure.repeat = unseen && !self.seen && (more || fault == Fault::Connection);
+                context.route.note(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Whether another attempt makes sense.
+    fn has_more(&mut self, context: &Context, candidate: &Candidate, fault: Fault) -> bool {
+        self.failed.push(&raw const *candidate.endpoint);
+        // An endpoint that is full or somebody else is not made better by asking another one's bound.
+        self.failed.len() < ATTEMPTS && (fault == Fault::Connection || context.route.has_other(&context.worker, self))
+    }
+}
+
+/// Why the endpoint's proxy answered in its application's stead, and no application has seen the request.
+pub(super) fn refused_there<B>(candidate: &Candidate, response: &Response<B>, ended: bool) -> Option<Reason> {
+    // To gRPC it is told in trailers alone.
+    if candidate.endpoint.key.identity.is_none() || !(ended || response.status().is_server_error()) {
+        return None;
+    }
+    let said = response.headers().get(REASON)?;
+    [Reason::ConnectFailed, Reason::Overloaded, Reason::ConnectionLost].into_iter().find(|r| said == r.as_str())
 }
 
 async fn send2(
@@ -126,28 +242,41 @@ async fn send2(
     stream: Stream2,
     mut head: Parts,
     body: Payload,
-    started: Instant,
-) -> Result<Response<Payload>, Failure> {
+    (started, began): (Instant, Instant),
+) -> Result<Response<Payload>, Unsent> {
+    let end = body.is_empty();
+    let spare = (end && candidate.endpoint.is_doubtful(began)).then(|| Box::new(head.clone()));
     if head.version == Version::HTTP_10 {
         head.headers.insert(HTTP10, HeaderValue::from_static("1"));
     }
     // HTTP/1.1 tells the codec that a request may lack an authority; its Host header travels as it is (RFC 9113, 8.3.1).
     head.version = Version::HTTP_11;
-    let lost = |e: h2::Error| {
-        let address = candidate.endpoint.key.address;
-        Failure::new(Reason::ConnectionLost, format!("{address} gave no answer: {e}"))
-    };
-    let end = body.is_empty();
     let gate = if end { None } else { head.extensions.remove::<Gate>() };
-    let (mut answer, into) = stream.send(Request::from_parts(head, ()), end).map_err(lost)?;
+    let (mut answer, into) = match stream.send(Request::from_parts(head, ()), end) {
+        Ok(sent) => sent,
+        Err(e) => return Err(Unsent::lost(candidate, &e, spare)),
+    };
     if !end {
         tokio::task::spawn_local(pump::pump(body, into));
     }
     if let Some(gate) = gate {
         asked(&mut answer, &gate).await;
     }
-    let (mut head, body) = answer.await.map_err(lost)?.into_parts();
+    let response = match answer.await {
+        Ok(response) => response,
+        Err(e) => return Err(Unsent::lost(candidate, &e, spare)),
+    };
+    match refused_there(candidate, &response, response.body().is_end_stream()) {
+        None => {}
+        // Somebody has seen it; that it was quick to fail attracts nobody.
+        Some(Reason::ConnectionLost) => candidate.endpoint.lost(began.elapsed()),
+        Some(reason) => return Err(Unsent::refused(candidate, reason, spare)),
+    }
+    let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_11;
+    if candidate.endpoint.key.identity.is_none() {
+        headers::strip_own(&mut head.headers);
+    }
     let guard = Guard::new(Rc::clone(candidate), started, Lease::Stream { _stream: stream });
     Ok(Response::from_parts(head, Payload::h2(body).guarded(guard)))
 }
@@ -161,12 +290,6 @@ async fn asked(answer: &mut h2::client::ResponseFuture, gate: &Gate) {
     }
 }
 
-/// A request that was not answered, and the request if it was not sent either.
-pub(super) struct Unsent {
-    pub(super) failure: Failure,
-    pub(super) message: Option<Box<Request<Payload>>>,
-}
-
 pub(super) async fn send1(
     candidate: &Rc<Candidate>,
     head: Parts,
@@ -175,17 +298,21 @@ pub(super) async fn send1(
 ) -> Result<Response<Payload>, Unsent> {
     let pool = candidate.endpoint.h1();
     let mut request = Request::from_parts(head, body);
-    expect::open_on_continue(&mut request);
     let mut fresh = false;
     loop {
         let mut connection = match pool.take(fresh).await {
             Ok(connection) => connection,
-            Err(failure) => return Err(Unsent { failure, message: Some(Box::new(request)) }),
+            Err(failure) => return Err(Unsent::unseen(failure, Some(Box::new(request)))),
         };
-        let repeatable = request.body().is_empty() && request.method().is_idempotent();
-        let spare = (connection.stale && repeatable).then(|| Box::new(spare(&request)));
+        expect::open_on_continue(&mut request);
+        frame(&mut request);
+        let repeatable = connection.doubtful && request.body().is_empty() && request.method().is_idempotent();
+        let spare = repeatable.then(|| Box::new(spare(&request)));
         match connection.send.try_send_request(request).await {
             Ok(response) => {
+                if connection.reused {
+                    pool.note(true);
+                }
                 let (mut head, body) = response.into_parts();
                 if head.status == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(token) = head.headers.get(UPGRADE).cloned()
@@ -193,21 +320,40 @@ pub(super) async fn send1(
                     head.extensions.insert(Switched(token));
                 }
                 headers::strip(&mut head.headers);
+                headers::strip_own(&mut head.headers);
                 let lease = Lease::Whole { pool: Rc::clone(pool), connection: Some(connection), ended: false };
                 let guard = Guard::new(Rc::clone(candidate), started, lease);
                 return Ok(Response::from_parts(head, Payload::hyper(body).guarded(guard)));
             }
             Err(mut e) => {
-                let back = if connection.reused { e.take_message().or(spare.map(|s| *s)) } else { None };
-                let Some(back) = back else {
-                    let address = candidate.endpoint.key.address;
-                    let detail = format!("{address} closed the connection before its answer: {}", e.error());
-                    return Err(Unsent { failure: Failure::new(Reason::ConnectionLost, detail), message: None });
-                };
-                request = back;
-                fresh = true;
+                let unsent = e.take_message();
+                if e.error().is_user() {
+                    return Err(Unsent::broken(format!("the request's body broke off: {}", e.error())));
+                }
+                if connection.reused {
+                    pool.note(false);
+                    if let Some(back) = unsent.or(spare.map(|s| *s)) {
+                        request = back;
+                        fresh = true;
+                        continue;
+                    }
+                }
+                let address = candidate.endpoint.key.address;
+                let detail = format!("{address} closed the connection before its answer: {}", e.error());
+                let failure = Failure::new(Reason::ConnectionLost, detail);
+                return Err(Unsent { failure, message: None, fault: Fault::Connection, unseen: false });
             }
         }
+    }
+}
+
+/// A body of unknown length is sent in chunks, whatever the method: the codec would leave that of a GET out.
+fn frame(request: &mut Request<Payload>) {
+    if !request.body().is_empty()
+        && request.version() == Version::HTTP_11
+        && !request.headers().contains_key(CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -245,7 +391,7 @@ mod tests {
         let config = Arc::new(Config::for_pod("a/b".into(), 1));
         let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Drain::new());
         let key = EndpointKey { address: ([127, 0, 0, 1], 1).into(), identity: None };
-        let endpoint = Rc::new(Endpoint::new(key, 1));
+        let endpoint = Rc::new(Endpoint::new(key, 1, 1));
         let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
         let drain = worker.drain.watch();
         let service = Rc::from("a/b");

@@ -49,6 +49,20 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out what only proxies say to each other: nobody else is to be believed.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
+    if headers.keys().any(is_own) {
+        let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
+        for name in own {
+            headers.remove(name);
+        }
+    }
+}
+
+fn is_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with("bowline-")
+}
+
 /// The protocol that a request of HTTP/1.1 wants to switch to (RFC 9110, section 7.8).
 pub(crate) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
     let headers = request.headers();
@@ -59,9 +73,14 @@ pub(crate) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
         .filter_map(|v| v.to_str().ok())
         .any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")));
     // Upgrading to HTTP/2 on the way would change what the proxies understand of the connection; it may be ignored.
-    let h2c = token.as_bytes().eq_ignore_ascii_case(b"h2c");
+    let h2c = headers.get_all(UPGRADE).iter().any(is_h2c);
     (says && !h2c && request.version() == Version::HTTP_11 && *request.method() != Method::CONNECT)
         .then(|| token.clone())
+}
+
+/// Whether HTTP/2 is among the protocols that are named.
+pub(crate) fn is_h2c(token: &HeaderValue) -> bool {
+    token.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
 #[cfg(test)]
@@ -99,5 +118,13 @@ mod tests {
         assert!(ask("keep-alive, Upgrade", "websocket"));
         assert!(!ask("keep-alive", "websocket"));
         assert!(!ask("upgrade", "h2c"));
+        assert!(!ask("upgrade", "websocket, H2C"));
+    }
+
+    #[test]
+    fn what_only_proxies_say_goes() {
+        let mut h = map(&[("bowline-reason", "x"), ("host", "a"), ("bowline-upgraded", "1"), ("bowlines", "b")]);
+        strip_own(&mut h);
+        assert_eq!(h, map(&[("host", "a"), ("bowlines", "b")]));
     }
 }

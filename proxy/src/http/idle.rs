@@ -1,6 +1,10 @@
 //! When a connection of HTTP/1 carries nothing: then its codec is taken down, for its buffers are most of what a connection costs.
 //!
 //! A clock looks once in a while, so that a request pays for no timer of its own. It also ends what sends a head too slowly.
+//!
+//! A client may end its side of the connection once its request is whole, and still wants the answer, as it gets it without a mesh
+//! (`nc -N`). That end cannot be told from that of a client which is gone, and is kept from the codec, which would give the request up:
+//! until the answer is over, or nothing was written for [`HALF_CLOSED`]. A reset is always told at once.
 
 use std::{
     cell::Cell,
@@ -27,6 +31,9 @@ const MOST: Duration = Duration::from_secs(8);
 /// How long a client may take to send a head, from its first byte.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a client that ended its side waits for the next byte.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+
 /// Counts what a connection carries.
 #[derive(Default)]
 pub(super) struct Traffic {
@@ -44,30 +51,51 @@ struct Socket {
     touched: AtomicBool,
     /// Something waits to be written.
     blocked: AtomicBool,
+    /// A request that has come whole is being answered.
+    answering: AtomicBool,
+    /// The client has ended its side meanwhile.
+    half_closed: AtomicBool,
 }
 
 /// A request, or one of its bodies; it is carried until this is dropped.
-pub(crate) struct Carried(Rc<Traffic>);
+pub(crate) struct Carried {
+    traffic: Rc<Traffic>,
+    /// It is a request's body.
+    upload: bool,
+}
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        self.0.carried.set(self.0.carried.get().saturating_sub(1));
+        let left = self.traffic.carried.get().saturating_sub(1);
+        self.traffic.carried.set(left);
+        if left == 0 {
+            self.traffic.socket.answering.store(false, Relaxed);
+        }
     }
 }
 
-impl Clone for Carried {
-    fn clone(&self) -> Self {
-        self.0.carried.set(self.0.carried.get() + 1);
-        Self(Rc::clone(&self.0))
+impl Carried {
+    /// For the request's body.
+    pub(super) fn upload(&self) -> Self {
+        self.traffic.carried.set(self.traffic.carried.get() + 1);
+        Self { traffic: Rc::clone(&self.traffic), upload: true }
+    }
+
+    /// The body was read to its end.
+    pub(super) fn over(&self) {
+        if self.upload {
+            self.traffic.socket.answering.store(true, Relaxed);
+        }
     }
 }
 
 impl Traffic {
-    /// Another request.
-    pub(super) fn begin(self: &Rc<Self>) -> Carried {
+    /// Another request; `whole`: there is no more to come of it.
+    pub(super) fn begin(self: &Rc<Self>, whole: bool) -> Carried {
         self.begun.set(self.begun.get() + 1);
         self.carried.set(self.carried.get() + 1);
-        Carried(Rc::clone(self))
+        self.socket.answering.store(whole, Relaxed);
+        Carried { traffic: Rc::clone(self), upload: false }
     }
 
     /// The socket, observed.
@@ -85,6 +113,8 @@ pub(super) enum Look {
     Idle,
     /// Its client is too slow to send a head.
     Slow,
+    /// Its client has ended its side, and waited for long.
+    Gone,
 }
 
 /// Looks at a connection, again and again.
@@ -95,6 +125,8 @@ pub(super) struct Clock {
     looks: u32,
     /// When a head was first seen to be incomplete.
     head: Option<Instant>,
+    /// Since when a client that ended its side waits.
+    waits: Option<Instant>,
 }
 
 impl Clock {
@@ -105,6 +137,14 @@ impl Clock {
             self.looks = self.looks.saturating_add(1).min(3);
             self.head = None;
             self.begun = begun;
+            if traffic.socket.half_closed.load(Relaxed) {
+                if touched {
+                    self.waits = None;
+                }
+                if *self.waits.get_or_insert(now) + HALF_CLOSED <= now {
+                    return Look::Gone;
+                }
+            }
             return Look::Again(now + (LOOK * 2_u32.pow(self.looks)).min(MOST));
         }
         self.looks = 0;
@@ -153,8 +193,15 @@ impl<S> Observed<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_ready() {
+            let ended = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
+            if ended && self.socket.answering.load(Relaxed) {
+                // Nobody has to be woken: when the answer is over the codec looks by itself.
+                self.socket.half_closed.store(true, Relaxed);
+                return Poll::Pending;
+            }
             self.socket.touched.store(true, Relaxed);
         }
         read
@@ -222,7 +269,7 @@ mod tests {
     #[test]
     fn what_was_idle_between_two_looks_is_taken_down() {
         let mut seen = Seen::new();
-        drop(seen.traffic.begin());
+        drop(seen.traffic.begin(false));
         seen.touch();
         assert_eq!(seen.after(1), seen.again(1));
         assert_eq!(seen.after(1), Look::Idle);
@@ -231,8 +278,8 @@ mod tests {
     #[test]
     fn what_carries_a_request_is_looked_at_less_and_less_often() {
         let mut seen = Seen::new();
-        let request = seen.traffic.begin();
-        let body = request.clone();
+        let request = seen.traffic.begin(false);
+        let body = request.upload();
         drop(request);
         for next in [2, 4, 8, 8] {
             assert_eq!(seen.after(1), seen.again(next));
@@ -242,6 +289,20 @@ mod tests {
         assert_eq!(seen.after(8), seen.again(1), "the end of an answer waits to be taken");
         seen.traffic.socket.blocked.store(false, Relaxed);
         assert_eq!(seen.after(1), Look::Idle);
+    }
+
+    #[test]
+    fn a_client_that_ended_its_side_gets_its_time_after_every_byte() {
+        let mut seen = Seen::new();
+        let _request = seen.traffic.begin(false);
+        seen.traffic.socket.half_closed.store(true, Relaxed);
+        for _ in 0..3 {
+            seen.touch();
+            for _ in 0..4 {
+                assert!(matches!(seen.after(7), Look::Again(_)));
+            }
+        }
+        assert_eq!(seen.after(30), Look::Gone);
     }
 
     #[test]
@@ -255,7 +316,7 @@ mod tests {
         assert_eq!(seen.after(1), Look::Slow);
         let mut seen = Seen::new();
         for _ in 0..100 {
-            drop(seen.traffic.begin());
+            drop(seen.traffic.begin(false));
             seen.touch();
             assert_eq!(seen.after(1), seen.again(1), "requests one after the other");
         }

@@ -117,14 +117,24 @@ impl Payload {
         matches!(self.kind, Kind::Empty)
     }
 
-    /// Tells the guard when the body was read to its end.
+    /// Tells who wants to know when the body was read to its end.
     fn note_end(&mut self) {
+        if self.guard.is_none() && self.carried.is_none() {
+            return;
+        }
+        let over = match &self.kind {
+            Kind::Empty => true,
+            Kind::Hyper(body) => body.is_end_stream(),
+            Kind::Once(_) | Kind::H2(_) | Kind::Held { .. } => false,
+        };
+        if !over {
+            return;
+        }
         if let Some(Guard { lease: Lease::Whole { ended, .. }, .. }) = &mut self.guard {
-            *ended |= match &self.kind {
-                Kind::Empty => true,
-                Kind::Hyper(body) => body.is_end_stream(),
-                Kind::Once(_) | Kind::H2(_) | Kind::Held { .. } => false,
-            };
+            *ended = true;
+        }
+        if let Some(carried) = &self.carried {
+            carried.over();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version, header::CONNECTION};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -64,6 +64,7 @@ pub(crate) async fn serve(context: Rc<Context>, mut io: Prefixed<TcpStream>, mut
                 }
             }
             () = drain.reached(Phase::Draining) => return,
+            () = context.route.over(&context.worker) => return,
         }
     }
 }
@@ -78,7 +79,10 @@ async fn while_busy(
 ) -> Option<Prefixed<TcpStream>> {
     let service = {
         let (context, traffic) = (Rc::clone(context), Rc::clone(traffic));
-        service_fn(move |request| answer(Rc::clone(&context), traffic.begin(), request))
+        service_fn(move |request: Request<Incoming>| {
+            let carried = traffic.begin(request.body().is_end_stream());
+            answer(Rc::clone(&context), carried, request)
+        })
     };
     let io = TokioIo::new(traffic.observe(io));
     let mut connection = builder().serve_connection(io, service).with_upgrades();
@@ -90,7 +94,7 @@ async fn while_busy(
                 note_end(context, ended);
                 return None;
             }
-            () = drain.reached(Phase::Draining) => {
+            () = ending(context, drain) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 tokio::select! {
                     biased;
@@ -103,6 +107,7 @@ async fn while_busy(
                 Look::Again(at) => look.as_mut().reset(at),
                 Look::Idle => break false,
                 Look::Slow => break true,
+                Look::Gone => return None,
             },
         }
     };
@@ -114,6 +119,14 @@ async fn while_busy(
         return None;
     }
     Some(io)
+}
+
+/// Waits until the connection is to end with what it carries.
+async fn ending(context: &Context, drain: &mut Watch) {
+    tokio::select! {
+        () = drain.reached(Phase::Draining) => {}
+        () = context.route.over(&context.worker) => {}
+    }
 }
 
 /// Counts what the codec refused by itself. Its answers (400, 414, 431) are written before anybody hears of them and name no reason: it lets
@@ -153,30 +166,43 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Infallible> {
     let started = std::time::Instant::now();
-    if let Some(token) = headers::wanted_upgrade(&request) {
-        let switched = Box::pin(upgrade::switch(context, request, carried.clone(), token, started)).await;
-        return Ok(switched.map(|body| body.carried(carried)));
+    let mut response = carry(&context, &carried, request, started).await;
+    if context.route.is_over() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| body.carried(carried)))
+}
+
+async fn carry(
+    context: &Rc<Context>,
+    carried: &Carried,
+    request: Request<Incoming>,
+    started: std::time::Instant,
+) -> Response<Payload> {
+    let whole = request.body().is_end_stream();
+    if whole && let Some(token) = headers::wanted_upgrade(&request) {
+        return Box::pin(upgrade::switch(Rc::clone(context), request, token, started)).await;
     }
     let (mut head, body) = request.into_parts();
     if head.method == Method::CONNECT {
         let failure = Failure::new(Reason::BadRequest, "CONNECT must be the first request of a connection");
-        return Ok(refused(&context, &failure, false));
+        return refused(context, &failure, false);
     }
     headers::strip(&mut head.headers);
+    headers::strip_own(&mut head.headers);
     let grpc = is_grpc(&head.headers);
-    let body = if body.is_end_stream() {
+    let body = if whole {
         Payload::empty()
     } else if is_expected(&head.headers) {
         let gate = Gate::default();
         gate.open_in_time();
         head.extensions.insert(gate.clone());
-        Payload::held(body, gate).carried(carried.clone())
+        Payload::held(body, gate).carried(carried.upload())
     } else {
-        Payload::hyper(body).carried(carried.clone())
+        Payload::hyper(body).carried(carried.upload())
     };
-    let answered = exchange(&context, head, body, started).await;
-    let answered = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
-    Ok(answered.map(|body| body.carried(carried)))
+    let answered = exchange(context, head, body, started).await;
+    answered.unwrap_or_else(|failure| refused(context, &failure, grpc))
 }
 
 /// Counts a failure and makes its answer.

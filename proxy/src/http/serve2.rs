@@ -21,7 +21,7 @@ use super::{
     answer::{is_grpc, refusal},
     exchange::{Context, exchange},
     expect::{Gate, is_expected},
-    headers::HTTP10,
+    headers::{self, HTTP10},
     payload::Payload,
     pump,
     serve1::refused,
@@ -63,6 +63,7 @@ where
         biased;
         () = accept(&context, &mut connection) => return,
         lost = trust::lost(&mut standing) => lost,
+        () = context.route.over(&context.worker) => Lost::Dropped,
         () = drain.reached(Phase::Draining) => Lost::Dropped,
     };
     connection.graceful_shutdown();
@@ -106,6 +107,8 @@ async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond:
     if context.app == App::Http1 {
         let http10 = head.headers.remove(HTTP10).is_some();
         head.version = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    } else {
+        headers::strip_own(&mut head.headers);
     }
     let grpc = context.app == App::Http2 && is_grpc(&head.headers);
     let body = Payload::h2(body);
@@ -115,8 +118,27 @@ async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond:
         Box::pin(expecting(&context, head, body, started, &mut respond)).await
     };
     let Some(answered) = answered else { return };
-    let response = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
-    send(response, respond).await;
+    reply(&context, answered, respond, grpc).await;
+}
+
+/// Sends an answer, or why there is none. A client that may send its request again is told so in a way that it acts upon (RFC 9113,
+/// section 8.7).
+pub(super) async fn reply(
+    context: &Context,
+    answered: Result<Response<Payload>, Failure>,
+    mut respond: SendResponse<Bytes>,
+    grpc: bool,
+) {
+    match answered {
+        Ok(response) => send(response, respond).await,
+        Err(failure) => {
+            let response = refused(context, &failure, grpc);
+            if failure.repeat {
+                return respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            send(response, respond).await;
+        }
+    }
 }
 
 /// An exchange whose body is sent only when the application asks for it, which is told on.

@@ -4,19 +4,19 @@
 use std::{rc::Rc, time::Instant};
 
 use bytes::Bytes;
-use h2::{RecvStream, ext::Protocol, server::SendResponse};
+use h2::{RecvStream, SendStream, ext::Protocol, server::SendResponse};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, UPGRADE},
+    request::Parts,
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
 use super::{
     answer::Failure,
-    exchange::{Context, Tried, Unsent, send1},
+    exchange::{Context, InFlight, Tried, Unsent, refused_there, send1},
     headers::{self, UPGRADE_METHOD, UPGRADED},
-    idle::Carried,
     payload::{Guard, Lease, Payload},
     serve1::refused,
     serve2::{self, unless_reset},
@@ -27,121 +27,156 @@ use crate::{
     tcp,
 };
 
-/// An upgrade that a client of HTTP/1.1 asked for.
+/// An upgrade that a client of HTTP/1.1 asked for with a request that has no body.
 pub(super) async fn switch(
     context: Rc<Context>,
     mut request: Request<Incoming>,
-    carried: Carried,
     token: HeaderValue,
     started: Instant,
 ) -> Response<Payload> {
     let client = hyper::upgrade::on(&mut request);
-    let picked = context.route.pick(&context.worker, &Tried::default());
-    let answered = match picked {
-        Ok(candidate) if candidate.endpoint.key.identity.is_some() => {
-            to_proxy(&context, &candidate, request, token, client, started).await
-        }
-        Ok(candidate) => {
-            to_application(
-                &context,
-                &candidate,
-                request.map(|body| Payload::hyper(body).carried(carried)),
-                token,
-                client,
-                started,
-            )
-            .await
-        }
-        Err(failure) => Err(failure),
-    };
+    let (mut head, _) = request.into_parts();
+    headers::strip(&mut head.headers);
+    headers::strip_own(&mut head.headers);
+    // What follows is no body, neither of the request nor of its answer.
+    head.headers.remove(CONTENT_LENGTH);
+    let answered = asked(&context, head, &token, client, started).await;
     answered.unwrap_or_else(|failure| refused(&context, &failure, false))
 }
+
+/// The answer of the first endpoint that can be reached.
+async fn asked(
+    context: &Rc<Context>,
+    mut head: Parts,
+    token: &HeaderValue,
+    client: OnUpgrade,
+    started: Instant,
+) -> Result<Response<Payload>, Failure> {
+    let name = token.to_str().map_err(|_| Failure::new(Reason::BadRequest, "the upgrade's name is no text"))?;
+    let mut tried = Tried::default();
+    let mut began = started;
+    loop {
+        let candidate = context.route.pick(&context.worker, &tried)?;
+        let mut load = InFlight::new(Rc::clone(&candidate));
+        let answered = if candidate.endpoint.key.identity.is_some() {
+            to_proxy(context, &candidate, head, name, started).await
+        } else {
+            to_application(&candidate, head, token, started).await
+        };
+        load.over();
+        match answered {
+            Ok((mut response, far)) => {
+                let now = Instant::now();
+                candidate.endpoint.answered(now.duration_since(began), now);
+                candidate.series.answered(response.status());
+                if let Some(far) = far {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                    response.headers_mut().entry(UPGRADE).or_insert(token.clone());
+                    carry(Rc::clone(context), client, far, load);
+                }
+                return Ok(response);
+            }
+            Err(unsent) => {
+                head = tried.again(context, &candidate, unsent, began)?.into_parts().0;
+                began = Instant::now();
+            }
+        }
+    }
+}
+
+/// The far end of a connection that switched.
+enum Far {
+    Proxy { into: SendStream<Bytes>, from: RecvStream, guard: Guard },
+    Application(OnUpgrade),
+}
+
+type Asked = Result<(Response<Payload>, Option<Far>), Unsent>;
 
 async fn to_proxy(
     context: &Rc<Context>,
     candidate: &Rc<Candidate>,
-    request: Request<Incoming>,
-    token: HeaderValue,
-    client: OnUpgrade,
+    mut head: Parts,
+    name: &str,
     started: Instant,
-) -> Result<Response<Payload>, Failure> {
-    let stream = candidate.endpoint.h2(App::Http1).stream(&context.worker).await?;
-    let (mut head, _) = request.into_parts();
-    headers::strip(&mut head.headers);
+) -> Asked {
+    let spare = Box::new(head.clone());
+    let stream = match candidate.endpoint.h2(App::Http1).stream(&context.worker).await {
+        Ok(stream) => stream,
+        Err(failure) => {
+            return Err(Unsent::unseen(failure, Some(Box::new(Request::from_parts(*spare, Payload::empty())))));
+        }
+    };
     if head.method != Method::GET
         && let Ok(method) = HeaderValue::from_str(head.method.as_str())
     {
         head.headers.insert(UPGRADE_METHOD, method);
     }
-    let name = token.to_str().map_err(|_| Failure::new(Reason::BadRequest, "the upgrade's name is no text"))?;
     head.extensions.insert(Protocol::from(name));
     head.method = Method::CONNECT;
     head.version = Version::HTTP_11;
-    let lost = |e: h2::Error| Failure::new(Reason::ConnectionLost, format!("no answer to the upgrade: {e}"));
-    let (answer, into) = stream.send(Request::from_parts(head, ()), false).map_err(lost)?;
-    let mut response = answer.await.map_err(lost)?;
-    candidate.series.answered(response.status());
-    let guard = Guard::new(Rc::clone(candidate), started, Lease::Stream { _stream: stream });
+    let (answer, into) = match stream.send(Request::from_parts(head, ()), false) {
+        Ok(sent) => sent,
+        Err(e) => return Err(Unsent::lost(candidate, &e, Some(spare))),
+    };
+    let mut response = match answer.await {
+        Ok(response) => response,
+        Err(e) => return Err(Unsent::lost(candidate, &e, Some(spare))),
+    };
+    if let Some(reason) = refused_there(candidate, &response, false)
+        && reason != Reason::ConnectionLost
+    {
+        return Err(Unsent::refused(candidate, reason, Some(spare)));
+    }
     *response.version_mut() = Version::HTTP_11;
     let switched = response.headers_mut().remove(UPGRADED).is_some();
-    let (mut head, body) = response.into_parts();
+    let guard = Guard::new(Rc::clone(candidate), started, Lease::Stream { _stream: stream });
+    let (mut head, from) = response.into_parts();
     if !switched {
-        return Ok(Response::from_parts(head, Payload::h2(body).guarded(guard)));
+        return Ok((Response::from_parts(head, Payload::h2(from).guarded(guard)), None));
     }
     head.status = StatusCode::SWITCHING_PROTOCOLS;
+    Ok((Response::from_parts(head, Payload::empty()), Some(Far::Proxy { into, from, guard })))
+}
+
+async fn to_application(candidate: &Rc<Candidate>, mut head: Parts, token: &HeaderValue, started: Instant) -> Asked {
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    head.headers.insert(UPGRADE, token);
-    let context = Rc::clone(context);
+    head.headers.insert(UPGRADE, token.clone());
+    let mut response = send1(candidate, head, Payload::empty(), started).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok((response, None));
+    }
+    let application = hyper::upgrade::on(&mut response);
+    let switched = response.extensions_mut().remove::<Switched>();
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    // What it switched to went with everything else of the hop; the client needs it.
+    if let Some(Switched(token)) = switched {
+        headers.insert(UPGRADE, token);
+    }
+    Ok((response, Some(Far::Application(application))))
+}
+
+/// Copies between a client and the far end that switched, once both have.
+fn carry(context: Rc<Context>, client: OnUpgrade, far: Far, load: InFlight<Rc<Candidate>>) {
     // The connection it came by has ended as one of HTTP; a drain waits for it all the same.
     let open = context.worker.drain.open();
     tokio::task::spawn_local(async move {
-        if let Ok(io) = client.await {
-            tcp::copy_stream(TokioIo::new(io), into, body, &context.worker, context.direction).await;
+        let (worker, direction) = (&context.worker, context.direction);
+        match far {
+            Far::Proxy { into, from, guard } => {
+                if let Ok(io) = client.await {
+                    tcp::copy_stream(TokioIo::new(io), into, from, worker, direction).await;
+                }
+                drop(guard);
+            }
+            Far::Application(application) => {
+                if let (Ok(client), Ok(application)) = (client.await, application.await) {
+                    tcp::copy_both(TokioIo::new(client), TokioIo::new(application), worker, direction).await;
+                }
+            }
         }
-        drop((guard, open));
+        drop((load, open));
     });
-    Ok(Response::from_parts(head, Payload::empty()))
-}
-
-async fn to_application(
-    context: &Rc<Context>,
-    candidate: &Rc<Candidate>,
-    request: Request<Payload>,
-    token: HeaderValue,
-    client: OnUpgrade,
-    started: Instant,
-) -> Result<Response<Payload>, Failure> {
-    let (mut head, body) = request.into_parts();
-    headers::strip(&mut head.headers);
-    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    head.headers.insert(UPGRADE, token);
-    let mut response = send1(candidate, head, body, started).await.map_err(|Unsent { failure, .. }| failure)?;
-    candidate.series.answered(response.status());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(response);
-    }
-    let application = hyper::upgrade::on(&mut response);
-    restore_upgrade(&mut response);
-    let context = Rc::clone(context);
-    let open = context.worker.drain.open();
-    tokio::task::spawn_local(async move {
-        if let (Ok(client), Ok(application)) = (client.await, application.await) {
-            let (client, application) = (TokioIo::new(client), TokioIo::new(application));
-            tcp::copy_both(client, application, &context.worker, context.direction).await;
-        }
-        drop(open);
-    });
-    Ok(response)
-}
-
-/// `strip` took the names of the new protocol away with everything else of the hop; the client needs them.
-fn restore_upgrade(response: &mut Response<Payload>) {
-    let token = response.extensions_mut().remove::<Switched>();
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(Switched(token)) = token {
-        headers.insert(UPGRADE, token);
-    }
 }
 
 /// The protocol that an application switched to.
@@ -156,6 +191,9 @@ pub(super) async fn tunnel(
     started: Instant,
 ) {
     let answered = match request.extensions().get::<Protocol>() {
+        Some(token) if HeaderValue::from_str(token.as_str()).is_ok_and(|token| headers::is_h2c(&token)) => {
+            Some(Err(Failure::new(Reason::BadRequest, "an upgrade to HTTP/2 goes no further than one connection")))
+        }
         Some(token) => match HeaderValue::from_str(token.as_str()) {
             Ok(token) => unless_reset(upgrade_here(&context, request, token, started), &mut respond).await,
             Err(_) => Some(Err(Failure::new(Reason::BadRequest, "the upgrade's name is no text"))),
@@ -203,6 +241,10 @@ async fn upgrade_here(
 ) -> Result<Upgraded, Failure> {
     let candidate = context.route.pick(&context.worker, &Tried::default())?;
     let (mut head, from) = request.into_parts();
+    // The application would wait for a body, and take the beginning of somebody else's request for it.
+    if head.headers.remove(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        return Err(Failure::new(Reason::BadRequest, "an upgrade has no body"));
+    }
     head.method = match head.headers.remove(UPGRADE_METHOD) {
         Some(method) => Method::from_bytes(method.as_bytes())
             .map_err(|_| Failure::new(Reason::BadRequest, "the upgrade's method is none"))?,
@@ -210,16 +252,14 @@ async fn upgrade_here(
     };
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    head.headers.insert(UPGRADE, token);
-    let mut response =
-        send1(&candidate, head, Payload::empty(), started).await.map_err(|Unsent { failure, .. }| failure)?;
+    let mut load = InFlight::new(Rc::clone(&candidate));
+    let answered = to_application(&candidate, head, &token, started).await;
+    load.over();
+    let (mut response, far) = answered.map_err(|Unsent { failure, .. }| failure)?;
     candidate.series.answered(response.status());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Upgraded::Refused(response));
-    }
-    let application = hyper::upgrade::on(&mut response);
+    let Some(Far::Application(application)) = far else { return Ok(Upgraded::Refused(response)) };
     *response.status_mut() = StatusCode::OK;
+    response.headers_mut().remove(UPGRADE);
     response.headers_mut().insert(UPGRADED, HeaderValue::from_static("1"));
     Ok(Upgraded::Switched { response, application, from })
 }
@@ -232,9 +272,7 @@ pub(super) async fn relay(
     started: Instant,
 ) {
     let (head, body) = request.into_parts();
-    let grpc = false;
     let exchanged = super::exchange::exchange(&context, head, Payload::h2(body), started);
     let Some(answered) = unless_reset(exchanged, &mut respond).await else { return };
-    let response = answered.unwrap_or_else(|failure| refused(&context, &failure, grpc));
-    serve2::send(response, respond).await;
+    serve2::reply(&context, answered, respond, false).await;
 }

@@ -2,16 +2,20 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::Instant,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     bootstrap::Reason,
-    control::apply::{Protocol, Service, ServiceKey, ServicePort},
+    control::{
+        apply::{Protocol, Service, ServiceKey, ServicePort, Workload},
+        state::State,
+    },
     http::{answer::Failure, exchange::Tried},
     metrics::{Direction, PLAINTEXT},
     pool::{Candidate, EndpointKey},
@@ -22,8 +26,46 @@ use crate::{
 pub(crate) enum Route {
     /// To exactly this endpoint.
     Direct(Rc<Candidate>),
+    /// To the pod that was addressed.
+    Pod(Box<Pod>),
     /// To any endpoint of a Service's port.
     Balanced(Rc<Balancer>),
+}
+
+/// A pod that the client addressed itself. When it is gone, so is the client's connection, as it would be without the mesh: the client
+/// is to look up who else there is (gRPC over a headless Service does nothing else).
+pub(crate) struct Pod {
+    candidate: Rc<Candidate>,
+    ip: IpAddr,
+    known: Arc<Workload>,
+    over: Cell<bool>,
+    /// A request did not get there.
+    failed: Notify,
+}
+
+impl Pod {
+    pub(crate) fn new(candidate: Candidate, ip: IpAddr, known: Arc<Workload>) -> Box<Self> {
+        Box::new(Self { candidate: Rc::new(candidate), ip, known, over: Cell::new(false), failed: Notify::new() })
+    }
+
+    fn note(&self, reason: Reason) {
+        use Reason::{ConnectFailed, ConnectionLost, TlsFailed, WrongIdentity};
+        if matches!(reason, ConnectFailed | ConnectionLost | TlsFailed | WrongIdentity) {
+            self.over.set(true);
+            self.failed.notify_one();
+        }
+    }
+
+    async fn wait(&self, state: &State) {
+        if self.over.get() {
+            return;
+        }
+        tokio::select! {
+            () = self.failed.notified() => {}
+            () = state.replaced(self.ip, &self.known) => {}
+        }
+        self.over.set(true);
+    }
 }
 
 /// A port of a Service as one worker sees it.
@@ -31,6 +73,8 @@ pub(crate) struct Balancer {
     pub(crate) service: ServiceKey,
     port: u16,
     source: RefCell<watch::Receiver<Option<Arc<Service>>>>,
+    /// The source has ended, and its last word was heard.
+    ended: Cell<bool>,
     table: RefCell<Table>,
     random: Cell<u64>,
 }
@@ -50,6 +94,7 @@ impl Route {
     pub(crate) fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Rc<Candidate>, Failure> {
         match self {
             Self::Direct(candidate) => Ok(Rc::clone(candidate)),
+            Self::Pod(pod) => Ok(Rc::clone(&pod.candidate)),
             Self::Balanced(balancer) => balancer.pick(worker, tried),
         }
     }
@@ -57,11 +102,34 @@ impl Route {
     /// Whether there is an endpoint that was not tried.
     pub(crate) fn has_other(&self, worker: &Rc<Worker>, tried: &Tried) -> bool {
         match self {
-            Self::Direct(_) => false,
+            Self::Direct(_) | Self::Pod(_) => false,
             Self::Balanced(balancer) => {
                 balancer.refresh(worker);
                 balancer.table.borrow().candidates.iter().any(|c| !tried.contains(&c.endpoint))
             }
+        }
+    }
+
+    /// Takes note of what a request ended with.
+    pub(crate) fn note(&self, failure: &Failure) {
+        if let Self::Pod(pod) = self {
+            pod.note(failure.reason);
+        }
+    }
+
+    /// Whether connections to it are over: see [`Pod`].
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Pod(pod) => pod.over.get(),
+            Self::Direct(_) | Self::Balanced(_) => false,
+        }
+    }
+
+    /// Waits until connections to it are over.
+    pub(crate) async fn over(&self, worker: &Worker) {
+        match self {
+            Self::Pod(pod) => Box::pin(pod.wait(&worker.state)).await,
+            Self::Direct(_) | Self::Balanced(_) => std::future::pending().await,
         }
     }
 }
@@ -73,8 +141,8 @@ impl Balancer {
         port: u16,
         source: watch::Receiver<Option<Arc<Service>>>,
     ) -> Rc<Self> {
-        let balancer =
-            Self { service, port, source: RefCell::new(source), table: RefCell::default(), random: Cell::new(seed()) };
+        let (source, table) = (RefCell::new(source), RefCell::default());
+        let balancer = Self { service, port, source, ended: Cell::new(false), table, random: Cell::new(seed()) };
         balancer.rebuild(worker);
         Rc::new(balancer)
     }
@@ -87,6 +155,7 @@ impl Balancer {
     /// Follows another source from now on, with all connections kept.
     pub(crate) fn follow(&self, worker: &Rc<Worker>, source: watch::Receiver<Option<Arc<Service>>>) {
         *self.source.borrow_mut() = source;
+        self.ended.set(false);
         self.rebuild(worker);
     }
 
@@ -101,7 +170,11 @@ impl Balancer {
     }
 
     fn refresh(&self, worker: &Rc<Worker>) {
-        let changed = self.source.borrow().has_changed().unwrap_or(false);
+        let changed = match self.source.borrow().has_changed() {
+            Ok(changed) => changed,
+            // Whether it had something to say before it ended cannot be told: it is looked at once more.
+            Err(_) => !self.ended.replace(true),
+        };
         if changed {
             self.rebuild(worker);
         }
@@ -148,7 +221,7 @@ impl Balancer {
                 let (a, b) = (&all[first], &all[second]);
                 let good = |c: &Rc<Candidate>| !c.endpoint.is_avoided(now) && !tried.contains(&c.endpoint);
                 let choice = match (good(a), good(b)) {
-                    (true, true) if b.endpoint.cost(now) < a.endpoint.cost(now) => b,
+                    (true, true) if is_better(b, a, now) => b,
                     (true, _) => a,
                     (_, true) => b,
                     // Neither is: look for any that is, at last for one not tried by this request.
@@ -158,6 +231,9 @@ impl Balancer {
                         .or_else(|| all.iter().find(|c| !tried.contains(&c.endpoint)))
                         .unwrap_or(a),
                 };
+                if choice.endpoint.is_due(now) {
+                    choice.endpoint.probe(now);
+                }
                 Ok(Rc::clone(choice))
             }
         }
@@ -184,6 +260,12 @@ impl Balancer {
         let r = x.wrapping_mul(0x2545_F491_4F6C_DD1D);
         ((u128::from(r) * n as u128) >> 64) as usize
     }
+}
+
+/// Whether `b` is to be preferred: it is expected to answer sooner, or somebody has to try whether it is back.
+fn is_better(b: &Candidate, a: &Candidate, now: Instant) -> bool {
+    let (a, b) = (&a.endpoint, &b.endpoint);
+    !a.is_due(now) && (b.is_due(now) || b.cost(now) < a.cost(now))
 }
 
 /// Never 0, different in every process and worker.

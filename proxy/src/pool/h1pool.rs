@@ -19,17 +19,21 @@ use crate::{
 /// How long an idle connection is kept: shorter than applications keep theirs (5 s is common), so that they hardly ever close first.
 const IDLE: Duration = Duration::from_secs(3);
 /// From this idle time on the application may be about to close: a request is then prepared to be sent again.
-const STALE: Duration = Duration::from_millis(500);
+const STALE: Duration = Duration::from_millis(10);
+/// Requests in a row that kept connections carried, until which every one is prepared so: some applications close without a word.
+const TRUSTED: u32 = 64;
 /// Idle connections kept.
 const MAX_IDLE: usize = 256;
-/// Connections at most.
-const MAX_CONNECTIONS: usize = 1024;
 
 /// See the module.
 pub(crate) struct Pool1 {
     to: SocketAddr,
     idle: RefCell<Vec<Idle>>,
     open: Rc<Cell<usize>>,
+    /// Connections at most.
+    most: usize,
+    /// Requests in a row that kept connections carried, up to [`TRUSTED`].
+    good: Cell<u32>,
 }
 
 /// A connection taken from the pool; it is closed unless it is given back.
@@ -37,8 +41,8 @@ pub(crate) struct Connection1 {
     pub(crate) send: SendRequest<Payload>,
     /// Whether it carried a request before.
     pub(crate) reused: bool,
-    /// Whether it was idle for so long that it may break.
-    pub(crate) stale: bool,
+    /// Whether it may well break under the next request.
+    pub(crate) doubtful: bool,
     counted: Counted,
 }
 
@@ -65,25 +69,28 @@ impl Drop for Counted {
 }
 
 impl Pool1 {
-    pub(crate) fn new(to: SocketAddr) -> Rc<Self> {
-        Rc::new(Self { to, idle: RefCell::default(), open: Rc::default() })
+    pub(crate) fn new(to: SocketAddr, most: usize) -> Rc<Self> {
+        Rc::new(Self { to, idle: RefCell::default(), open: Rc::default(), most, good: Cell::new(0) })
     }
 
-    /// The connection that was used last, or a new one if `fresh` is wanted or none is idle.
+    /// The connection that was used last, or a new one if `fresh` is wanted or none is ready.
     pub(crate) async fn take(&self, fresh: bool) -> Result<Connection1, Failure> {
-        while let Some(mut idle) = if fresh { None } else { self.pop() } {
-            if idle.send.ready().await.is_ok() {
-                let stale = idle.since.elapsed() > STALE;
-                return Ok(Connection1 { send: idle.send, reused: true, stale, counted: idle.counted });
-            }
+        if !fresh && let Some(idle) = self.pop() {
+            let doubtful = self.good.get() < TRUSTED || idle.since.elapsed() > STALE;
+            return Ok(Connection1 { send: idle.send, reused: true, doubtful, counted: idle.counted });
         }
         // Rare, and large: kept out of every request's future.
         Box::pin(self.connect()).await
     }
 
+    /// Notes how a kept connection fared.
+    pub(crate) fn note(&self, whole: bool) {
+        self.good.set(if whole { (self.good.get() + 1).min(TRUSTED) } else { 0 });
+    }
+
     async fn connect(&self) -> Result<Connection1, Failure> {
-        if self.open.get() >= MAX_CONNECTIONS {
-            let detail = format!("{} has {MAX_CONNECTIONS} connections that all carry a request", self.to);
+        if self.open.get() >= self.most {
+            let detail = format!("{} has {} connections that all carry a request", self.to, self.most);
             return Err(Failure::new(Reason::Overloaded, detail));
         }
         let counted = Counted::new(&self.open);
@@ -98,11 +105,19 @@ impl Pool1 {
             // How it ended is told to the request that it carried.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Connection1 { send, reused: false, stale: false, counted })
+        Ok(Connection1 { send, reused: false, doubtful: false, counted })
     }
 
+    /// The last one that takes a request at once: one whose upload outlived its answer makes nobody wait.
     fn pop(&self) -> Option<Idle> {
-        self.idle.borrow_mut().pop()
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            let last = idle.iter().rposition(|i| i.send.is_ready() || i.send.is_closed())?;
+            let found = idle.remove(last);
+            if !found.send.is_closed() {
+                return Some(found);
+            }
+        }
     }
 
     /// Keeps a connection for the next request.

@@ -9,14 +9,14 @@ use crate::{
 
 const WHO: &str = "GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-async fn who(mesh: &Mesh) -> String {
+pub(crate) async fn who(mesh: &Mesh) -> String {
     let answer = soon("answer", say(mesh.connect().await, WHO)).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     answer.rsplit("\r\n\r\n").next().unwrap().to_owned()
 }
 
 /// A second endpoint with a proxy of its own, on the mesh port of the first.
-fn second(mesh: &Mesh, application: SocketAddr) -> crate::mesh::Plane {
+pub(crate) fn second(mesh: &Mesh, application: SocketAddr) -> crate::mesh::Plane {
     let mut config = config(application.ip());
     config.mesh.set_port(mesh.server.handle.mesh.port());
     plane(config, mesh.ca.leaf(&id("server"), &mesh.bundle))
@@ -107,4 +107,34 @@ async fn an_idle_connection_to_a_restarted_endpoint_is_replaced() {
     }
     eventually("new connection", || mesh.server.handle.open() >= 1).await;
     assert_eq!(app.begun.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test]
+async fn the_faster_endpoint_is_preferred() {
+    let (fast, slow) = (application::http1(2).await, application::http1(5).await);
+    let mesh = Mesh::new(fast.address, Protocol::Http1);
+    let _second = second(&mesh, slow.address);
+    mesh.serve(Protocol::Http1, vec![mesh.endpoint(fast.address, "server"), mesh.endpoint(slow.address, "server")]);
+    let request = "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    fast.release.add_permits(tokio::sync::Semaphore::MAX_PERMITS);
+    // One that waits at the slow one, until the other has answered many.
+    let mut waits = None;
+    for _ in 0..200 {
+        let asked = tokio::spawn(say(mesh.connect().await, request));
+        let seen = slow.begun.load(Ordering::SeqCst);
+        eventually("answered or waiting", || asked.is_finished() || slow.begun.load(Ordering::SeqCst) > seen).await;
+        if !asked.is_finished() && waits.is_none() {
+            waits = Some(asked);
+        } else if slow.begun.load(Ordering::SeqCst) > seen {
+            slow.release.add_permits(1);
+        }
+    }
+    slow.release.add_permits(tokio::sync::Semaphore::MAX_PERMITS / 2);
+    assert!(soon("released", waits.unwrap()).await.unwrap().ends_with("slow"));
+    let before = slow.begun.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(soon("answer", say(mesh.connect().await, request)).await.ends_with("slow"));
+    }
+    let asked = slow.begun.load(Ordering::SeqCst) - before;
+    assert!(asked < 30, "the slow one was asked {asked} times of 100");
 }

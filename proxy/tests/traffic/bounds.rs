@@ -27,6 +27,22 @@ async fn more_connections_than_allowed_are_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn requests_at_the_application_are_bounded_as_connections_are() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::with(app.address, Protocol::Http1, |_, server| server.max_connections = 2);
+    let slow = "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let held = [tokio::spawn(say(mesh.connect().await, slow)), tokio::spawn(say(mesh.connect().await, slow))];
+    eventually("two are in", || app.begun.load(Ordering::SeqCst) == 2).await;
+    let answer = soon("refused", say(mesh.connect().await, slow)).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("bowline-reason: overloaded"), "{answer}");
+    assert_eq!(mesh.server.handle.metrics().refused_count(Direction::Inbound, Reason::Overloaded), 1);
+    app.release.add_permits(2);
+    for answer in held {
+        assert!(soon("answer", answer).await.unwrap().ends_with("slow"));
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let app = application::http1(2).await;
     let mesh = Mesh::new(app.address, Protocol::Http1);

@@ -9,13 +9,13 @@ use crate::{
     mesh::{Mesh, soon},
 };
 
-async fn client(mesh: &Mesh) -> h2::client::SendRequest<Bytes> {
+pub(crate) async fn client(mesh: &Mesh) -> h2::client::SendRequest<Bytes> {
     let (send, connection) = h2::client::handshake(mesh.connect().await).await.unwrap();
     tokio::spawn(connection);
     soon("ready", send.ready()).await.unwrap()
 }
 
-fn call() -> Request<()> {
+pub(crate) fn call() -> Request<()> {
     let request = Request::post("http://web.shop:80/pkg.Service/Call").header("content-type", "application/grpc");
     request.header("te", "trailers").body(()).unwrap()
 }

@@ -85,6 +85,8 @@ async fn a_server_that_speaks_first_is_not_kept_waiting() {
         soon("rest", stream.read_to_string(&mut rest)).await.unwrap();
         assert_eq!(rest, "221 bye\r\n");
     }
+    let sent = "bowline_tcp_bytes_total{direction=\"outbound\",flow=\"sent\"} 60\n";
+    eventually("what was said first is counted", || mesh.metrics().contains(sent)).await;
 }
 
 #[tokio::test]

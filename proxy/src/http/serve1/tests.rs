@@ -42,7 +42,7 @@ impl Served {
         let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
         let config = Arc::new(Config::for_pod("a/b".into(), 1));
         let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Arc::clone(&drain));
-        let endpoint = Rc::new(Endpoint::new(EndpointKey { address: to, identity: None }, 1));
+        let endpoint = Rc::new(Endpoint::new(EndpointKey { address: to, identity: None }, 1, 1));
         let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
         let (direction, service) = (Direction::Outbound, Rc::from("a/b"));
         let context = Rc::new(Context { worker, route, direction, app: App::Http1, service, tunnels: None });
