@@ -155,6 +155,8 @@ pub mod env {
     pub const POD_UID: &str = "BOWLINE_POD_UID";
     /// See [`POD_NAME`].
     pub const POD_IP: &str = "BOWLINE_POD_IP";
+    /// Name of the pod's node (downward API).
+    pub const NODE_NAME: &str = "BOWLINE_NODE_NAME";
     /// See [`POD_NAME`].
     pub const SERVICE_ACCOUNT: &str = "BOWLINE_SERVICE_ACCOUNT";
     /// Name of the workload that owns the pod (metrics label), e.g. `web`.
@@ -181,7 +183,8 @@ pub const MAX_DEFAULT_WORKERS: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// `CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`.
+    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and stands
+    /// in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
     pub id: String,
     /// What is done.
     #[serde(flatten)]
