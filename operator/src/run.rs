@@ -38,7 +38,7 @@ const END_DEADLINE: Duration = Duration::from_secs(25);
 pub async fn run(config: Config) -> TaskResult {
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = Client::try_default().await?;
+    let client = crate::client::connect().await?;
     let (ask, shutdown) = Shutdown::new();
     let (lead, leader) = watch::channel(false);
     // Ends with the process; aborted when dropped.
