@@ -59,6 +59,7 @@ pub enum WebhookError {
 /// # Errors
 /// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
+    ctx.metrics.queue.begins(CONTROLLER, 1);
     ctx.registry.synced().await;
     ctx.pods.synced().await;
     let mut configuration =
@@ -97,8 +98,7 @@ pub(crate) fn secrets(ctx: &Ctx) -> Api<Secret> {
 
 /// One reconcile, measured; how long to wait for the next.
 async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
-    let began = tokio::time::Instant::now();
-    ctx.metrics.reconcile_started(CONTROLLER);
+    ctx.metrics.queue.started(CONTROLLER, configuration::NAME);
     let ended = reconcile(ctx, secret, seen, SystemTime::now()).await;
     let (outcome, wait) = match ended {
         Ok(wait) => (Outcome::RequeueAfter, wait),
@@ -111,7 +111,7 @@ async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhook
             (Outcome::Error, RETRY)
         }
     };
-    ctx.metrics.reconcile_ended(CONTROLLER, outcome, began.elapsed());
+    ctx.metrics.queue.ended(CONTROLLER, configuration::NAME, outcome);
     wait
 }
 

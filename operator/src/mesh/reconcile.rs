@@ -287,7 +287,7 @@ async fn leave(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durati
     }
     tracing::info!(mesh = name, "everything that the Mesh made is gone");
     apply::remove_finalizer(&ctx.client, &observed.mesh).await?;
-    unmeasure(ctx, &name);
+    ctx.metrics.forget(&name);
     Ok(RESYNC)
 }
 
@@ -340,13 +340,4 @@ fn measure(ctx: &Ctx, observed: &Observed) {
     ctx.metrics.mesh_proxies.get_or_create(&label).set(observed.pods.total.into());
     ctx.metrics.mesh_proxies_ready.get_or_create(&label).set(observed.pods.ready.into());
     ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(count(observed.pods.missing.len()));
-}
-
-fn unmeasure(ctx: &Ctx, mesh: &str) {
-    let label = MeshLabel { mesh: mesh.into() };
-    ctx.metrics.rotation.forget(&label);
-    ctx.metrics.mesh_namespaces.remove(&label);
-    ctx.metrics.mesh_proxies.remove(&label);
-    ctx.metrics.mesh_proxies_ready.remove(&label);
-    ctx.metrics.mesh_pods_without_sidecar.remove(&label);
 }

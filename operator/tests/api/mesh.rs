@@ -81,7 +81,7 @@ impl World {
         of_kind.map(|p| serde_json::from_value(self.server.get(&p).unwrap()).unwrap()).collect()
     }
 
-    fn ctx(&self) -> Ctx {
+    pub(crate) fn ctx(&self) -> Ctx {
         let client = self.server.client();
         Ctx {
             registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
