@@ -5,10 +5,8 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{Client, runtime::events::Recorder};
-use rustls::sign::CertifiedKey;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -19,6 +17,7 @@ use crate::{
     control::{Evidence, Tls},
     meshes::Registry,
     telemetry::Metrics,
+    webhook::serving::Serving,
 };
 
 /// How a long-running part ends: well on shutdown, otherwise with the reason why the process must be restarted.
@@ -46,8 +45,8 @@ pub struct Ctx {
     pub metrics: Metrics,
     /// Writes events.
     pub recorder: Recorder,
-    /// Serving certificate of the webhook, replaced whenever the Secret changes; `None` until it was loaded first.
-    pub serving: Arc<ArcSwapOption<CertifiedKey>>,
+    /// Serving certificate of the webhook, replaced whenever the Secret changes.
+    pub serving: Arc<Serving>,
     /// What must be up before this replica is Ready.
     pub readiness: Readiness,
     /// Whether this replica leads.

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use kube::{
     Api, Client,
     runtime::{
@@ -113,7 +112,7 @@ fn context(
         tls: control::Tls::default(),
         metrics: Metrics::default(),
         recorder: Recorder::new(client.clone(), reporter),
-        serving: Arc::new(ArcSwapOption::empty()),
+        serving: Arc::default(),
         readiness,
         leader,
         shutdown,

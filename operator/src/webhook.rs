@@ -19,10 +19,12 @@ use kube::{
     Api,
     runtime::{WatchStreamExt, watcher::watch_object},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::sleep;
 
-use self::certificate::ServingState;
+use self::certificate::{Known, ServingState};
 use crate::{
+    ca::material::fingerprint,
     config::WEBHOOK_SECRET,
     context::{Ctx, TaskResult},
     telemetry::Outcome,
@@ -132,9 +134,9 @@ pub async fn reconcile(
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
 ) -> Result<Duration, WebhookError> {
-    let published = seen.map(configuration::published).unwrap_or_default();
+    let known = Known { published: seen.map(published).unwrap_or_default(), memory: ctx.serving.state() };
     let percent = replaced_after(ctx);
-    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), percent, now)? {
+    let state = match certificate::next(secret, &known, &ctx.config.webhook_host(), percent, now)? {
         (state, false) => state,
         (state, true) => {
             serving::write(&secrets(ctx), secret, &state).await?;
@@ -145,6 +147,14 @@ pub async fn reconcile(
     bring_about(ctx, &state, seen, now).await?;
     let change = state.next_change(percent).duration_since(now).unwrap_or_default();
     Ok((change + Duration::from_secs(1)).min(RESYNC))
+}
+
+/// CAs that the configuration trusts, in all of its parts.
+fn published(seen: &MutatingWebhookConfiguration) -> Vec<CertificateDer<'static>> {
+    let in_all = configuration::published(seen);
+    let bundle = seen.webhooks.iter().flatten().find_map(|w| w.client_config.ca_bundle.as_ref());
+    let all = CertificateDer::pem_slice_iter(bundle.map_or(&[][..], |b| &b.0)).filter_map(Result::ok);
+    all.filter(|der| in_all.contains(&fingerprint(der))).collect()
 }
 
 async fn bring_about(

@@ -3,7 +3,6 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State, rejection::JsonRejection},
@@ -36,6 +35,7 @@ use crate::{
     context::{Ctx, Shutdown, TaskResult},
     listen::{self, Bounds, ReasonLabel, Server, Slot},
     lookup,
+    webhook::serving::Serving,
 };
 
 /// Path that the webhook configuration names.
@@ -84,19 +84,19 @@ pub async fn run(ctx: Arc<Ctx>, listener: TcpListener) {
 }
 
 /// The certificate may change at any time, and is read at every handshake.
-fn tls(serving: Arc<ArcSwapOption<CertifiedKey>>) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Serving(serving)));
+fn tls(serving: Arc<Serving>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Resolver(serving)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.send_tls13_tickets = 0;
     Arc::new(config)
 }
 
 #[derive(Debug)]
-struct Serving(Arc<ArcSwapOption<CertifiedKey>>);
+struct Resolver(Arc<Serving>);
 
-impl ResolvesServerCert for Serving {
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load_full()
+        self.0.key()
     }
 }
 
