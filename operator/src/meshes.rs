@@ -13,6 +13,7 @@ use k8s_openapi::{
 use kube::{
     ResourceExt,
     core::{Selector, SelectorExt},
+    runtime::reflector::Store,
 };
 use tokio::sync::watch;
 
@@ -77,6 +78,12 @@ impl Registry {
     #[must_use]
     pub fn exempt(&self) -> &BTreeSet<String> {
         &self.exempt
+    }
+
+    /// The store behind it.
+    #[must_use]
+    pub fn store(&self) -> Store<Mesh> {
+        self.meshes.store().clone()
     }
 
     /// Changes whenever a Mesh does.

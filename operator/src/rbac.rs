@@ -66,7 +66,7 @@ pub const RULES: &[Rule] = &[
         "cert-manager.io",
         "certificates",
         &["bowline-issuer"],
-        &["create", "patch", "delete"],
+        &["get", "create", "patch", "delete"],
         "ca: has cert-manager sign an issuing CA",
     ),
 ];

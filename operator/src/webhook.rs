@@ -19,10 +19,12 @@ use kube::{
     Api,
     runtime::{WatchStreamExt, watcher::watch_object},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::sleep;
 
-use self::certificate::ServingState;
+use self::certificate::{Known, ServingState};
 use crate::{
+    ca::material::fingerprint,
     config::WEBHOOK_SECRET,
     context::{Ctx, TaskResult},
     telemetry::Outcome,
@@ -59,6 +61,7 @@ pub enum WebhookError {
 /// # Errors
 /// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
+    ctx.metrics.queue.begins(CONTROLLER, 1);
     ctx.registry.synced().await;
     ctx.pods.synced().await;
     let mut configuration =
@@ -97,8 +100,7 @@ pub(crate) fn secrets(ctx: &Ctx) -> Api<Secret> {
 
 /// One reconcile, measured; how long to wait for the next.
 async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
-    let began = tokio::time::Instant::now();
-    ctx.metrics.reconcile_started(CONTROLLER);
+    ctx.metrics.queue.started(CONTROLLER, configuration::NAME);
     let ended = reconcile(ctx, secret, seen, SystemTime::now()).await;
     let (outcome, wait) = match ended {
         Ok(wait) => (Outcome::RequeueAfter, wait),
@@ -111,7 +113,7 @@ async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhook
             (Outcome::Error, RETRY)
         }
     };
-    ctx.metrics.reconcile_ended(CONTROLLER, outcome, began.elapsed());
+    ctx.metrics.queue.ended(CONTROLLER, configuration::NAME, outcome);
     wait
 }
 
@@ -132,9 +134,9 @@ pub async fn reconcile(
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
 ) -> Result<Duration, WebhookError> {
-    let published = seen.map(configuration::published).unwrap_or_default();
+    let known = Known { published: seen.map(published).unwrap_or_default(), memory: ctx.serving.state() };
     let percent = replaced_after(ctx);
-    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), percent, now)? {
+    let state = match certificate::next(secret, &known, &ctx.config.webhook_host(), percent, now)? {
         (state, false) => state,
         (state, true) => {
             serving::write(&secrets(ctx), secret, &state).await?;
@@ -145,6 +147,14 @@ pub async fn reconcile(
     bring_about(ctx, &state, seen, now).await?;
     let change = state.next_change(percent).duration_since(now).unwrap_or_default();
     Ok((change + Duration::from_secs(1)).min(RESYNC))
+}
+
+/// CAs that the configuration trusts, in all of its parts.
+fn published(seen: &MutatingWebhookConfiguration) -> Vec<CertificateDer<'static>> {
+    let in_all = configuration::published(seen);
+    let bundle = seen.webhooks.iter().flatten().find_map(|w| w.client_config.ca_bundle.as_ref());
+    let all = CertificateDer::pem_slice_iter(bundle.map_or(&[][..], |b| &b.0)).filter_map(Result::ok);
+    all.filter(|der| in_all.contains(&fingerprint(der))).collect()
 }
 
 async fn bring_about(

@@ -11,3 +11,5 @@ mod rotation;
 mod server;
 #[path = "api/watch.rs"]
 mod watch;
+#[path = "api/webhook.rs"]
+mod webhook;

@@ -158,6 +158,30 @@ fn every_metric_is_described() {
     }
 }
 
+/// Names of metrics in a text, without what their encoder appends.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    let ours = ["bowline_", "controller_runtime_", "workqueue_", "leader_election_"];
+    let names = words.filter(|w| ours.iter().any(|p| w.starts_with(p)) && !w.ends_with('_'));
+    let bare = |name: &str| ["_total", "_bucket"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name).to_owned();
+    names.map(bare).collect()
+}
+
+#[test]
+fn every_metric_that_is_described_or_alerts_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut there = BTreeSet::new();
+    metrics_named_in(&root.join("operator/src"), &mut there);
+    metrics_named_in(&root.join("proxy/src"), &mut there);
+    let there: BTreeSet<_> = there.iter().flat_map(|name| metrics_in(name)).chain(["bowline_proxy".into()]).collect();
+    for page in ["docs/metrics.md", "docs/proxy.md", "config/prometheus/rules.yaml"] {
+        let told = metrics_in(&read(page));
+        assert!(told.len() > 5, "{page}: {told:?}");
+        let unknown: Vec<_> = told.difference(&there).collect();
+        assert!(unknown.is_empty(), "{page} tells of metrics that no source names: {unknown:?}");
+    }
+}
+
 #[test]
 fn every_alert_leads_to_a_section() {
     let page = read("docs/troubleshooting.md");

@@ -48,7 +48,7 @@ pub async fn run(
             let _ = filled.send(());
         }
         let changed = tokio::select! {
-            () = ctx.shutdown.requested() => return Ok(()),
+            () = ctx.shutdown.over() => return Ok(()),
             changed = changes.0.changed() => changed,
             changed = changes.1.changed() => changed,
             changed = changes.2.changed() => changed,

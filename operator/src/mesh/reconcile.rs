@@ -78,6 +78,9 @@ impl ReconcileError {
                      its certificate is renewed"
                 ),
             },
+            Self::Source(SourceError::Taken { .. }) => {
+                Verdict::Stalled { reason: reasons::NO_AUTHORITY_OFFERED, message }
+            }
             Self::Source(SourceError::Secret { .. }) => {
                 Verdict::Failed { reason: reasons::NO_AUTHORITY_OFFERED, message }
             }
@@ -87,9 +90,14 @@ impl ReconcileError {
         }
     }
 
-    /// Whether trying again soon makes sense.
-    fn is_transient(&self) -> bool {
-        !matches!(self, Self::Invalid(_) | Self::Ca(EnsureError::Lost(_)))
+    /// When to look again at what somebody must mend; `None`: it is worth another try soon.
+    fn next_look(&self) -> Option<Duration> {
+        match self {
+            Self::Invalid(_) | Self::Ca(EnsureError::Lost(_)) => Some(RESYNC),
+            // Its owner may let go of it without anything else changing.
+            Self::Source(SourceError::Taken { .. }) => Some(SOURCE_RESYNC),
+            _ => None,
+        }
     }
 }
 
@@ -151,8 +159,10 @@ async fn wanted(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durat
             reported?;
             Ok(done.next_look(now))
         }
-        Err(error) if error.is_transient() => Err(error),
-        Err(_) => reported.map(|()| RESYNC).map_err(Into::into),
+        Err(error) => match error.next_look() {
+            None => Err(error),
+            Some(wait) => reported.map(|()| wait).map_err(Into::into),
+        },
     }
 }
 
@@ -224,7 +234,7 @@ async fn abandon_old_source(ctx: &Ctx, observed: &Observed, valid: &Valid, ensur
     let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
     let Some(was) = was.filter(|was| **was != source::name(&valid.source)) else { return };
     if ensured.state.ledger.is_steady()
-        && let Err(error) = source::abandon(ctx, was).await
+        && let Err(error) = source::abandon(ctx, &valid.name, was).await
     {
         tracing::warn!(mesh = valid.name, was, %error, "the Certificate of the former source cannot be deleted");
     }
@@ -287,7 +297,7 @@ async fn leave(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Durati
     }
     tracing::info!(mesh = name, "everything that the Mesh made is gone");
     apply::remove_finalizer(&ctx.client, &observed.mesh).await?;
-    unmeasure(ctx, &name);
+    ctx.metrics.forget(&name);
     Ok(RESYNC)
 }
 
@@ -295,7 +305,7 @@ async fn dismantle(ctx: &Ctx, observed: &Observed) -> Result<(), ReconcileError>
     webhook::configuration::withdraw(ctx).await.map_err(ReconcileError::Webhook)?;
     let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
     if let Some(was) = was {
-        source::abandon(ctx, was).await.map_err(EnsureError::Api)?;
+        source::abandon(ctx, &observed.mesh.name_any(), was).await.map_err(EnsureError::Api)?;
     }
     let plan = Plan { apply: Vec::new(), delete: observed.config_maps.values().cloned().collect() };
     apply::config_maps(&ctx.client, &plan).await?;
@@ -340,13 +350,4 @@ fn measure(ctx: &Ctx, observed: &Observed) {
     ctx.metrics.mesh_proxies.get_or_create(&label).set(observed.pods.total.into());
     ctx.metrics.mesh_proxies_ready.get_or_create(&label).set(observed.pods.ready.into());
     ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(count(observed.pods.missing.len()));
-}
-
-fn unmeasure(ctx: &Ctx, mesh: &str) {
-    let label = MeshLabel { mesh: mesh.into() };
-    ctx.metrics.rotation.forget(&label);
-    ctx.metrics.mesh_namespaces.remove(&label);
-    ctx.metrics.mesh_proxies.remove(&label);
-    ctx.metrics.mesh_proxies_ready.remove(&label);
-    ctx.metrics.mesh_pods_without_sidecar.remove(&label);
 }

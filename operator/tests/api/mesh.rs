@@ -81,7 +81,7 @@ impl World {
         of_kind.map(|p| serde_json::from_value(self.server.get(&p).unwrap()).unwrap()).collect()
     }
 
-    fn ctx(&self) -> Ctx {
+    pub(crate) fn ctx(&self) -> Ctx {
         let client = self.server.client();
         Ctx {
             registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
@@ -362,4 +362,75 @@ async fn deletion_can_be_forced() {
     world.round().await.expect("gone");
     assert!(world.server.get(BUNDLE).is_none());
     assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+const CERTIFICATE: &str = "/apis/cert-manager.io/v1/namespaces/bowline-system/certificates/bowline-issuer";
+
+#[tokio::test]
+async fn two_meshes_do_not_fight_over_one_certificate() {
+    let world = World::new();
+    let source = json!({ "certificates": { "source": { "certManager": { "issuerRef": { "name": "root" } } } } });
+    world.change(MESH, |m| m["spec"] = source.clone());
+    world.server.put("/apis/bowline.dev/v1alpha1/meshes/other", mesh("other", source));
+    let round = async |name: &str| {
+        let _no_offer_yet = world.round_of(name).await;
+        world.server.writes()
+    };
+    let of_certificate = |writes: &[String]| writes.iter().filter(|w| w.ends_with(CERTIFICATE)).count();
+    for mesh in ["default", "other"] {
+        round(mesh).await;
+    }
+    assert_eq!(of_certificate(&round("default").await), 1);
+    let made = world.server.get(CERTIFICATE).unwrap();
+    assert_eq!(made["spec"]["commonName"], "default issuer");
+    // cert-manager and others add what they like.
+    world.change(CERTIFICATE, |c| {
+        c["spec"]["issuerRef"]["note"] = "mine".into();
+        c["metadata"]["labels"]["team"] = "a".into();
+        c["status"] = json!({ "revision": 1 });
+    });
+    for mesh in ["other", "default", "other", "default"] {
+        assert_eq!(of_certificate(&round(mesh).await), 0, "{mesh} wrote although nothing was to be done");
+    }
+    let (stalled, reason, message) = world.condition("other", "Stalled");
+    assert_eq!((stalled.as_str(), reason.as_str()), ("True", "NoAuthorityOffered"));
+    assert!(message.contains("belongs to Mesh default") && message.contains("secretName"), "{message}");
+
+    // What differs is put right, by its owner.
+    world.change(CERTIFICATE, |c| c["spec"]["isCA"] = false.into());
+    assert_eq!(of_certificate(&round("other").await), 0);
+    assert_eq!(of_certificate(&round("default").await), 1);
+    assert_eq!(world.server.get(CERTIFICATE).unwrap()["spec"]["isCA"], true);
+
+    // Whoever has to do without it does not take it away.
+    let other = "/apis/bowline.dev/v1alpha1/meshes/other";
+    world.change(other, |m| {
+        m["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        m["status"]["certificates"] = json!({ "source": "CertManager/bowline-issuer", "bundleSequence": 0 });
+    });
+    round("other").await;
+    assert!(world.server.get(CERTIFICATE).is_some());
+    assert_eq!(world.server.get(other).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_left_alone() {
+    let world = World::new();
+    world.change(MESH, |m| {
+        m["spec"] = json!({ "certificates": { "source": { "certManager": { "issuerRef": { "name": "root" } } } } });
+    });
+    let theirs = json!({ "apiVersion": "cert-manager.io/v1", "kind": "Certificate", "spec": { "secretName": "x" },
+                         "metadata": { "name": "bowline-issuer", "namespace": "bowline-system" } });
+    world.server.put(CERTIFICATE, theirs);
+    let before = world.server.get(CERTIFICATE).unwrap();
+    for _ in 0..3 {
+        world.round().await.expect("told");
+    }
+    assert_eq!(world.server.get(CERTIFICATE).unwrap(), before);
+    let message = world.condition("default", "Stalled").2;
+    assert!(message.contains("somebody else") && message.contains("delete that Certificate"), "{message}");
+    // Deleted as the message says: the operator makes its own at once.
+    world.server.remove(CERTIFICATE);
+    let _no_offer_yet = world.round().await;
+    assert_eq!(world.server.get(CERTIFICATE).unwrap()["spec"]["commonName"], "default issuer");
 }
