@@ -273,6 +273,7 @@ fn namespaces(observed: &Observed) -> NamespacesStatus {
     NamespacesStatus {
         count: u32::try_from(observed.members.len()).unwrap_or(u32::MAX),
         names: observed.members.iter().take(LISTED).cloned().collect(),
+        selector: observed.mesh.spec.injection.namespace_selector.clone(),
     }
 }
 
