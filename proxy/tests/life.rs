@@ -140,6 +140,9 @@ async fn as_many_files_are_opened_as_may_be() {
     let body = InboundPolicy { mtls_mode: MtlsMode::Strict.into(), ports: vec![] };
     stream.send(vec![resource(ResourceType::InboundPolicy, "", 1, &body)]).await;
     slot.ready().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", slot.process.id().unwrap())).unwrap();
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["4096", "4096"], "{limits}");
     let mut held = Vec::new();
     for _ in 0..200 {
         for port in [ports::ADMIN, ports::METRICS] {

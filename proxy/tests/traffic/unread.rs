@@ -50,8 +50,9 @@ async fn uploads_that_nobody_reads_stall_nobody_else() {
         }));
     }
     application::stalled(&written).await;
-    let answer = soon("another answer", say(mesh.connect().await, CLOSING)).await;
-    assert!(answer.ends_with(&app.address.to_string()), "{answer}");
+    let upload = "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    let answer = soon("another upload", say(mesh.connect().await, upload)).await;
+    assert!(answer.ends_with("5 0"), "{answer}");
     unread.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
