@@ -1,8 +1,8 @@
 //! Installs the operator as a user does: `kubectl apply -k config/default`.
 
 use anyhow::Result;
-use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 
 use crate::cluster::kubectl_command;
 use crate::env::Env;
@@ -37,6 +37,8 @@ pub async fn install(env: &Env) -> Result<()> {
 /// Whether a pod of the operator runs another image than the one of that name on the nodes.
 async fn stale(env: &Env) -> Result<bool> {
     let get = ["get", "pods", "--namespace", NAMESPACE, "--selector", SELECTOR, "--output", "json"];
-    let pods: List<Pod> = serde_json::from_str(&kubectl_command(env)?.args(get).output().await?)?;
-    Ok(pods.items.iter().any(|pod| load::is_outdated(env, pod)))
+    let mut list: Value = serde_json::from_str(&kubectl_command(env)?.args(get).output().await?)?;
+    // kubectl calls it a List, whatever is in it.
+    let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
+    Ok(pods.iter().any(|pod| load::is_outdated(env, pod)))
 }
