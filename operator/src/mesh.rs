@@ -8,6 +8,7 @@ pub mod build;
 pub mod deletion;
 pub mod fetch;
 pub mod namespaces;
+pub mod new_root;
 pub mod news;
 pub mod pods;
 pub mod reconcile;
@@ -47,6 +48,9 @@ const CONTROLLER: &str = "mesh";
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// Longest wait after a failure while a rotation is under way.
+const ROTATING: Duration = Duration::from_secs(2);
 
 /// What the controller hands to each reconcile.
 struct Reconciler {
@@ -94,8 +98,9 @@ async fn control(reconciler: Arc<Reconciler>) {
         ctx.authorities.subscribe(),
     ];
     let marking = reconciler.clone();
-    let changes =
-        stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t)))).inspect(move |()| marking.mark());
+    let objects = stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t))));
+    let webhook = Box::pin(changes(ctx.webhook.subscribe()));
+    let changes = stream::select(objects, webhook).inspect(move |()| marking.mark());
     Controller::new(Api::<Mesh>::all(ctx.client.clone()), watcher::Config::default())
         .with_config(ControllerConfig::default().debounce(DEBOUNCE).concurrency(2))
         .reconcile_all_on(changes)
@@ -115,7 +120,7 @@ async fn control(reconciler: Arc<Reconciler>) {
 }
 
 /// One item for every change, and one to begin with.
-fn changes(watched: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send {
+fn changes<T: Send + Sync + 'static>(watched: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
     stream::unfold((watched, true), |(mut watched, first)| async move {
         if !first {
             watched.changed().await.ok()?;
@@ -160,7 +165,9 @@ impl Reconciler {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(mesh.name_any()).or_default();
         *count = count.saturating_add(1);
-        let wait = backoff(*count);
+        // One namespace that cannot be written must not slow a rotation down.
+        let rotates = mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).is_some_and(|c| c.rotation.is_some());
+        let wait = backoff(*count).min(if rotates { ROTATING } else { BACKOFF.1 });
         tracing::warn!(mesh = mesh.name_any(), %error, ?wait, "the reconcile failed, it is tried again");
         Action::requeue(wait)
     }

@@ -109,6 +109,7 @@ fn context(
         evidence: control::Evidence::default(),
         tls: control::Tls::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),
         serving: Arc::new(ArcSwapOption::empty()),
         readiness,

@@ -3,6 +3,8 @@
 
 #[path = "api/leader.rs"]
 mod leader;
+#[path = "api/members.rs"]
+mod members;
 #[path = "api/mesh.rs"]
 mod mesh;
 #[path = "api/rotation.rs"]
@@ -11,3 +13,5 @@ mod rotation;
 mod server;
 #[path = "api/watch.rs"]
 mod watch;
+#[path = "api/webhook.rs"]
+mod webhook;

@@ -77,6 +77,15 @@ fn an_issuer_rotation_never_breaks_trust() {
     explore_all(RotationKind::Issuer);
 }
 
+/// A namespace without the bundle is waited for so that whoever starts there can join at once. Nobody's trust depends on it, or it must
+/// not be given up.
+#[test]
+fn trust_does_not_depend_on_mounts() {
+    for (name, setting) in settings(RotationKind::Root).into_iter().filter(|(_, s)| s.budget.sleeps == 0) {
+        explore(name, Setting { guards: Guards { mounts: false, ..Guards::ALL }, ..setting });
+    }
+}
+
 /// A guard that is missing is found: each of these would have broken somebody's mesh.
 #[test]
 fn every_seeded_fault_is_found() {
