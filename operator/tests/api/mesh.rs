@@ -298,6 +298,27 @@ async fn a_lost_secret_waits_for_a_person_and_never_gets_another_root_unasked() 
 }
 
 #[tokio::test]
+async fn a_lost_root_is_known_by_the_bundles_that_are_mounted() {
+    let mut world = World::settled().await;
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    let told = |world: &World| world.condition("default", "Stalled").2;
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains(&format!("accept-new-root={}", lost.as_str().unwrap())), "{}", told(&world));
+    // Its number is all that is left of it.
+    world.change(BUNDLE, |m| m["data"]["bundle.pem"] = "".into());
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains("accept-new-root=sequence-1"), "{}", told(&world));
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "sequence-1" }));
+    world.later = Duration::from_secs(60);
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
+}
+
+#[tokio::test]
 async fn a_replica_that_remembers_the_state_has_its_time_before_a_new_root_is_made() {
     let mut world = World::settled().await;
     let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
