@@ -165,16 +165,41 @@ impl Reconciler {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(mesh.name_any()).or_default();
         *count = count.saturating_add(1);
-        // One namespace that cannot be written must not slow a rotation down.
-        let rotates = mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).is_some_and(|c| c.rotation.is_some());
-        let wait = backoff(*count).min(if rotates { ROTATING } else { BACKOFF.1 });
+        let wait = backoff(*count).min(longest(mesh));
         tracing::warn!(mesh = mesh.name_any(), %error, ?wait, "the reconcile failed, it is tried again");
         Action::requeue(wait)
     }
+}
+
+/// Longest wait after a failure: one namespace that cannot be written must not slow a rotation down.
+fn longest(mesh: &Mesh) -> Duration {
+    let certificates = mesh.status.as_ref().and_then(|s| s.certificates.as_ref());
+    if certificates.is_some_and(|c| c.rotation.is_some()) { ROTATING } else { BACKOFF.1 }
 }
 
 /// Doubles with every failure in a row.
 fn backoff(failures: u32) -> Duration {
     let doubled = BACKOFF.0.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     doubled.min(BACKOFF.1).mul_f64(1.0 - rand::random::<f64>() / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_crds::MeshSpec;
+    use serde_json::json;
+
+    #[test]
+    fn failures_slow_a_rotation_down_by_little() {
+        let mut mesh = Mesh::new("m", MeshSpec::default());
+        assert_eq!(longest(&mesh), BACKOFF.1);
+        let at = "2026-01-01T00:00:00Z";
+        let rotation = json!({
+            "kind": "Root", "cause": "Requested", "phase": "Staged", "began": at, "since": at, "message": "",
+            "waitingProxies": 0, "waitingReplicas": 0
+        });
+        let certificates = json!({ "bundleSequence": 1, "roots": [], "issuers": [], "rotation": rotation });
+        mesh.status = serde_json::from_value(json!({ "certificates": certificates })).unwrap();
+        assert_eq!(longest(&mesh), ROTATING);
+    }
 }

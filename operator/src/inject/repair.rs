@@ -95,7 +95,7 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
 }
 
 /// What is to be done about a pod.
-fn note(pod: &Pod, mesh: &str) -> String {
+pub(super) fn note(pod: &Pod, mesh: &str) -> String {
     if on_host_network(pod) {
         return format!(
             "the namespace is in Mesh {mesh}, but a pod with hostNetwork cannot be: label its pods {INJECT_LABEL}=false, or \

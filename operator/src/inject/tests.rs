@@ -220,6 +220,7 @@ fn a_sidecar_of_another_mesh_is_not_taken_over() {
 fn pods_without_sidecar_are_found() {
     let pods: Vec<Arc<Pod>> = [
         json!({ "metadata": { "name": "bare", "namespace": "shop" } }),
+        json!({ "metadata": { "name": "agent", "namespace": "shop" }, "spec": { "containers": [], "hostNetwork": true } }),
         json!({ "metadata": { "name": "out", "namespace": "shop", "labels": { "bowline.dev/inject": "false" } } }),
         json!({ "metadata": { "name": "done", "namespace": "shop" }, "status": { "phase": "Succeeded" } }),
         json!({ "metadata": { "name": "else", "namespace": "other" } }),
@@ -236,7 +237,11 @@ fn pods_without_sidecar_are_found() {
         if n.metadata.name.as_deref() == Some("shop") { member() } else { Membership::None }
     });
     let names: Vec<_> = found.iter().map(|m| m.pod.metadata.name.as_deref().unwrap()).collect();
-    assert_eq!(names, ["bare", "liar"]);
+    assert_eq!(names, ["agent", "bare", "liar"]);
+    // To restart a pod on the host's network would change nothing.
+    let notes: Vec<_> = found.iter().map(|m| repair::note(&m.pod, &m.mesh)).collect();
+    assert!(notes[0].contains("hostNetwork") && !notes[0].contains("restart"), "{}", notes[0]);
+    assert!(notes[1].contains("rollout restart"), "{}", notes[1]);
 }
 
 fn any_handler() -> impl Strategy<Value = Value> {

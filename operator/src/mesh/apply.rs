@@ -58,8 +58,8 @@ impl ApplyError {
     #[must_use]
     pub fn is_stale(&self) -> bool {
         match self {
-            // The test of a JSON patch did not hold.
-            Self::Api { error, .. } if is_code(error, 422) => Cause::of(error) == Cause::Other,
+            // In these words the API server says that the test of a JSON patch did not hold.
+            Self::Api { error, .. } if is_code(error, 422) => words(error).contains("rejected our request"),
             Self::Api { error, .. } => is_code(error, 404) || is_code(error, 409),
             Self::Some(_) => false,
         }

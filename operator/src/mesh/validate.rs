@@ -159,6 +159,7 @@ pub fn is_image(image: &str) -> bool {
 }
 
 /// The selector in force and ready to match: that of the spec, or while the spec is invalid the last valid one, which the status keeps.
+/// Where it keeps none (an older operator wrote it) the spec's own remains, if it can be read.
 #[must_use]
 pub fn selector_in_force(mesh: &Mesh) -> Option<(&LabelSelector, Selector)> {
     let wanted = mesh.spec.injection.namespace_selector.as_ref();

@@ -163,11 +163,15 @@ fn a_compromised_root_is_replaced_without_waiting_for_the_unreachable() {
     world.evidence.proxies[0].streams.clear();
     let stale = Report { bundle_sequence: 1, issuer: world.ledger().issuers[0].id.clone() };
     world.evidence.proxies[1].streams = vec![Some(stale)];
+    // And the bundle cannot be written.
+    world.evidence.mounts[0].sequence = 1;
     let began = world.now;
     world.now = began + 29;
     assert_eq!(world.decide().missing.proxies, ["shop/web-0", "shop/web-1"]);
+    assert_eq!(world.decide().missing.namespaces, ["shop"]);
     world.now = began + 30;
     assert_eq!(world.decide().missing.proxies, ["shop/web-1"]);
+    assert!(world.decide().missing.namespaces.is_empty());
     world.now = began + 150;
     assert!(matches!(world.step()[..], [Write::Activate { .. }]));
     let mut steps = Vec::new();
