@@ -96,6 +96,14 @@ fn bad_meshes_are_told_which_field_and_what_to_do() {
             "values that a label can have",
         ),
         (json!({ "injection": { "namespaceSelector": { "matchLabels": { "": "a" } } } }), "must name labels such as"),
+        (
+            json!({ "injection": { "namespaceSelector": { "matchLabels": { "a b": "a" } } } }),
+            "must name labels such as",
+        ),
+        (
+            json!({ "injection": { "namespaceSelector": { "matchLabels": { "X.com/a": "a" } } } }),
+            "must name labels such as",
+        ),
     ] {
         let found = complaints(spec.clone());
         assert!(found.contains(expected), "{spec}: {found:?}");

@@ -17,7 +17,7 @@ use crate::{
     control::{Evidence, Tls},
     meshes::Registry,
     telemetry::Metrics,
-    webhook::serving::Serving,
+    webhook::{serving::Serving, standing::Standing},
 };
 
 /// How a long-running part ends: well on shutdown, otherwise with the reason why the process must be restarted.
@@ -41,6 +41,8 @@ pub struct Ctx {
     pub evidence: Evidence,
     /// What the identity and control server proves and verifies with.
     pub tls: Tls,
+    /// What the webhook's reconciler came to last, on the replica that leads.
+    pub webhook: watch::Sender<Standing>,
     /// What is measured.
     pub metrics: Metrics,
     /// Writes events.

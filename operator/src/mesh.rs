@@ -8,6 +8,7 @@ pub mod build;
 pub mod deletion;
 pub mod fetch;
 pub mod namespaces;
+pub mod new_root;
 pub mod news;
 pub mod pods;
 mod queue;
@@ -42,6 +43,9 @@ use crate::{
 const CONTROLLER: &str = "mesh";
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// Longest wait after a failure while a rotation is under way.
+const ROTATING: Duration = Duration::from_secs(2);
 
 /// What the controller hands to each reconcile.
 struct Reconciler {
@@ -83,7 +87,9 @@ async fn control(reconciler: Arc<Reconciler>) {
         ctx.authorities.subscribe(),
     ];
     let marking = reconciler.clone();
-    let changes = stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t))));
+    let objects = stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t))));
+    let webhook = Box::pin(changes(ctx.webhook.subscribe()));
+    let changes = stream::select(objects, webhook);
     ctx.metrics.queue.begins(CONTROLLER, queue::CONCURRENCY);
     let once = reconciler.clone();
     queue::run(
@@ -97,7 +103,7 @@ async fn control(reconciler: Arc<Reconciler>) {
 }
 
 /// One item for every change, and one to begin with.
-fn changes(watched: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send {
+fn changes<T: Send + Sync + 'static>(watched: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
     stream::unfold((watched, true), |(mut watched, first)| async move {
         if !first {
             watched.changed().await.ok()?;
@@ -130,14 +136,41 @@ impl Reconciler {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(mesh.name_any()).or_default();
         *count = count.saturating_add(1);
-        let wait = backoff(*count);
+        let wait = backoff(*count).min(longest(mesh));
         tracing::warn!(mesh = mesh.name_any(), %error, ?wait, "the reconcile failed, it is tried again");
         Action::requeue(wait)
     }
+}
+
+/// Longest wait after a failure: one namespace that cannot be written must not slow a rotation down.
+fn longest(mesh: &Mesh) -> Duration {
+    let certificates = mesh.status.as_ref().and_then(|s| s.certificates.as_ref());
+    if certificates.is_some_and(|c| c.rotation.is_some()) { ROTATING } else { BACKOFF.1 }
 }
 
 /// Doubles with every failure in a row.
 fn backoff(failures: u32) -> Duration {
     let doubled = BACKOFF.0.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     doubled.min(BACKOFF.1).mul_f64(1.0 - rand::random::<f64>() / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_crds::MeshSpec;
+    use serde_json::json;
+
+    #[test]
+    fn failures_slow_a_rotation_down_by_little() {
+        let mut mesh = Mesh::new("m", MeshSpec::default());
+        assert_eq!(longest(&mesh), BACKOFF.1);
+        let at = "2026-01-01T00:00:00Z";
+        let rotation = json!({
+            "kind": "Root", "cause": "Requested", "phase": "Staged", "began": at, "since": at, "message": "",
+            "waitingProxies": 0, "waitingReplicas": 0
+        });
+        let certificates = json!({ "bundleSequence": 1, "roots": [], "issuers": [], "rotation": rotation });
+        mesh.status = serde_json::from_value(json!({ "certificates": certificates })).unwrap();
+        assert_eq!(longest(&mesh), ROTATING);
+    }
 }

@@ -111,6 +111,7 @@ fn context(
         evidence: control::Evidence::default(),
         tls: control::Tls::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),
         serving: Arc::default(),
         readiness,

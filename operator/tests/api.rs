@@ -3,8 +3,12 @@
 
 #[path = "api/leader.rs"]
 mod leader;
+#[path = "api/members.rs"]
+mod members;
 #[path = "api/mesh.rs"]
 mod mesh;
+#[path = "api/readiness.rs"]
+mod readiness;
 #[path = "api/rotation.rs"]
 mod rotation;
 #[path = "api/server.rs"]

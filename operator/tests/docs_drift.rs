@@ -22,7 +22,8 @@ fn rows(page: &str) -> BTreeSet<String> {
 
 /// Paths of all properties below `at`; those of types that are Kubernetes' own (selectors, resources, conditions) are not followed.
 fn paths(schema: &Value, at: &str, all: &mut BTreeSet<String>) {
-    const KUBERNETES: [&str; 3] = ["spec.injection.namespaceSelector", "spec.proxy.resources", "status.conditions"];
+    const KUBERNETES: [&str; 4] =
+        ["spec.injection.namespaceSelector", "spec.proxy.resources", "status.conditions", "status.namespaces.selector"];
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{at}.{name}");
         if !KUBERNETES.contains(&path.as_str()) {
@@ -80,7 +81,6 @@ fn refusals() -> Vec<Refusal> {
     let skip = |error| Refusal::SkipPorts { annotation: bowline_crds::names::SKIP_INBOUND_ANNOTATION, error };
     let all = vec![
         Refusal::UnknownMesh { namespace: "NAMESPACE".into(), mesh: "MESH".into() },
-        Refusal::Conflict { namespace: "NAMESPACE".into(), meshes: vec!["A".into(), "B".into()] },
         Refusal::HostNetwork,
         Refusal::Windows,
         Refusal::PodSecurity { namespace: "NAMESPACE".into(), level: "restricted".into() },
@@ -97,7 +97,6 @@ fn refusals() -> Vec<Refusal> {
     for refusal in &all {
         match refusal {
             Refusal::UnknownMesh { .. }
-            | Refusal::Conflict { .. }
             | Refusal::HostNetwork
             | Refusal::Windows
             | Refusal::PodSecurity { .. }

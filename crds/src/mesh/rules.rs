@@ -46,8 +46,10 @@ pub const QUANTITIES: &str =
     "spec.proxy.resources must hold quantities such as \"100m\" or \"64Mi\", none of them below zero";
 /// See [`QUANTITIES`].
 pub(super) const QUANTITIES_RULE: &str = "\
-    (!has(self.requests) || self.requests.all(k, isQuantity(self.requests[k]) && quantity(self.requests[k]).sign() >= 0)) && \
-    (!has(self.limits) || self.limits.all(k, isQuantity(self.limits[k]) && quantity(self.limits[k]).sign() >= 0))";
+    (!has(self.requests) || self.requests.all(k, isQuantity(self.requests[k]) && \
+    quantity(self.requests[k]).compareTo(quantity('0')) >= 0)) && \
+    (!has(self.limits) || self.limits.all(k, isQuantity(self.limits[k]) && \
+    quantity(self.limits[k]).compareTo(quantity('0')) >= 0))";
 /// Message for more than the limit.
 pub const REQUESTS: &str =
     "spec.proxy.resources.requests must not ask for more than spec.proxy.resources.limits allows";
@@ -72,11 +74,14 @@ pub(super) const VALUES_RULE: &str = "!has(self.matchExpressions) || self.matchE
     !(e.operator in ['Exists', 'DoesNotExist']) || !has(e.values) || size(e.values) == 0)";
 /// Message for what is no label's name.
 pub const KEYS: &str = "spec.injection.namespaceSelector must name labels such as team or example.com/team in matchExpressions.key and matchLabels";
-/// See [`KEYS`]. The API server knows no bound for the names of a map, so their form is left to the operator.
-pub(super) const KEYS_RULE: &str = "(!has(self.matchExpressions) || self.matchExpressions.all(e, \
-    e.key.matches('^([^/]{1,253}/)?[^/]{1,63}$') && e.key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?\
-    (\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))) && \
-    (!has(self.matchLabels) || self.matchLabels.all(k, size(k) > 0 && size(k) <= 317))";
+/// See [`KEYS`].
+pub(super) const KEYS_RULE: &str = "\
+    (!has(self.matchExpressions) || self.matchExpressions.all(e, e.key.matches('^([^/]{1,253}/)?[^/]{1,63}$') && \
+    e.key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+    [A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))) && \
+    (!has(self.matchLabels) || self.matchLabels.all(k, k.matches('^([^/]{1,253}/)?[^/]{1,63}$') && \
+    k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+    [A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')))";
 /// Message for what is no label's value.
 pub const LABEL_VALUES: &str = "spec.injection.namespaceSelector must hold values that a label can have: up to 63 of a-z, A-Z, 0-9, \
     '-', '_' and '.', with a letter or digit at both ends";

@@ -55,7 +55,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
 
 /// Specs that the API server refuses; the message names field and remedy.
 async fn refusals(cx: &Context) -> Result<()> {
-    let cases: [(Value, &[&str]); 8] = [
+    let expression = |e: Value| json!({ "injection": { "namespaceSelector": { "matchExpressions": [e] } } });
+    let cases: [(Value, &[&str]); 14] = [
         (json!({ "certificates": { "leafLifetime": "0s" } }), &["leafLifetime"]),
         (json!({ "certificates": { "rootLifetime": "0h" } }), &["rootLifetime"]),
         (json!({ "certificates": { "leafLifetime": "soon" } }), &["leafLifetime"]),
@@ -64,6 +65,18 @@ async fn refusals(cx: &Context) -> Result<()> {
         (json!({ "mtls": { "mode": "Loose" } }), &["mtls.mode", "Strict", "Permissive"]),
         (json!({ "proxy": { "logLevel": 7 } }), &["proxy.logLevel"]),
         (json!({ "injection": { "skipInboundPorts": [70000] } }), &["skipInboundPorts"]),
+        (expression(json!({ "key": "a", "operator": "in", "values": ["b"] })), &["namespaceSelector", "In, NotIn"]),
+        (
+            expression(json!({ "key": "a", "operator": "NotIn", "values": [] })),
+            &["namespaceSelector", "must not be empty"],
+        ),
+        (expression(json!({ "key": "a b", "operator": "Exists" })), &["namespaceSelector", "must name labels"]),
+        (json!({ "proxy": { "resources": { "limits": { "gpu": "1" } } } }), &["proxy.resources", "cpu, memory"]),
+        (json!({ "proxy": { "resources": { "limits": { "cpu": "-1" } } } }), &["proxy.resources", "below zero"]),
+        (
+            json!({ "proxy": { "resources": { "requests": { "memory": "2Mi" }, "limits": { "memory": "1Mi" } } } }),
+            &["proxy.resources.requests", "more than"],
+        ),
     ];
     for (spec, words) in cases {
         refused(cx, &spec, words).await?;

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex as Lock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -50,6 +50,8 @@ pub struct Authorities {
     /// Resource version of what was observed last.
     version: Arc<Lock<u64>>,
     reads: Arc<Reads>,
+    /// Since when the state of a Mesh is known to be lost.
+    lost: Arc<Lock<BTreeMap<String, SystemTime>>>,
 }
 
 /// Reads of the Secret that many wait for together.
@@ -77,6 +79,7 @@ impl Authorities {
             changes: watch::channel(0).0,
             version: Arc::default(),
             reads: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -96,6 +99,23 @@ impl Authorities {
     #[must_use]
     pub fn held(&self, name: &str) -> Held {
         self.held.load().get(name).cloned().unwrap_or(Held::Missing)
+    }
+
+    /// The state of a Mesh was found to be lost at `now`, or not to be.
+    pub fn note(&self, mesh: &str, is_lost: bool, now: SystemTime) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_lost {
+            lost.entry(mesh.to_owned()).or_insert(now);
+        } else {
+            lost.remove(mesh);
+        }
+    }
+
+    /// For how long it has been known that it is lost.
+    #[must_use]
+    pub fn lost_for(&self, mesh: &str, now: SystemTime) -> Duration {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(mesh).and_then(|since| now.duration_since(*since).ok()).unwrap_or_default()
     }
 
     /// Names of the Meshes whose state is known.
@@ -176,6 +196,7 @@ impl Authorities {
 
     /// Forgets a Mesh that is gone.
     pub fn forget(&self, mesh: &str) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(mesh);
         self.entries.rcu(|old| {
             let mut entries = BTreeMap::clone(old);
             entries.remove(mesh);

@@ -14,6 +14,9 @@ use crate::{
 /// How long the leader has before the others help.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long the leader waits for them before it makes a new root, even where somebody accepted that.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Runs on every replica for as long as it is polled.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::protocol;
-use crate::inject::decide::injected_mesh;
+use crate::{inject::decide::injected_mesh, mesh::validate::mode_in_force};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -55,7 +55,7 @@ impl MeshView {
     /// Of a Mesh.
     #[must_use]
     pub fn of(mesh: &Mesh) -> Self {
-        Self { trust_domain: mesh.spec.trust_domain.clone(), strict: mesh.spec.mtls.mode == MtlsMode::Strict }
+        Self { trust_domain: mesh.spec.trust_domain.clone(), strict: mode_in_force(mesh) == MtlsMode::Strict }
     }
 }
 

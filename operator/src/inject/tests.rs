@@ -219,8 +219,21 @@ fn what_cannot_be_meshed_is_refused_with_a_remedy() {
     assert!(matches!(decided(&base, level("privileged"), &member()), Decision::Inject(_)));
     let message = refusal(&base, json!({}), &Membership::Unknown("prod".into()));
     assert!(message.contains("namespace shop") && message.contains("no Mesh prod"), "{message}");
-    let message = refusal(&base, json!({}), &Membership::Conflict(vec!["a".into(), "b".into()]));
-    assert!(message.contains("a and b"), "{message}");
+}
+
+#[test]
+fn what_no_pod_could_have_is_left_out_of_an_invalid_mesh() {
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "web" }] } });
+    let plan = |proxy: Value| {
+        let spec: MeshSpec = serde_json::from_value(json!({ "proxy": proxy })).unwrap();
+        let membership = Membership::One(Arc::new(Mesh::new("default", spec)));
+        let Decision::Inject(plan) = decided(&pod, json!({}), &membership) else { panic!("not injected") };
+        (plan.sidecar.image, serde_json::to_value(plan.sidecar.resources).unwrap())
+    };
+    let bad = json!({ "image": "a b", "resources": { "limits": { "memory": "-1" } } });
+    assert_eq!(plan(bad), plan(json!({})));
+    let good = json!({ "image": "mine:1", "resources": { "limits": { "memory": "99Mi" } } });
+    assert_eq!(plan(good), ("mine:1".into(), json!({ "limits": { "memory": "99Mi" } })));
 }
 
 #[test]
@@ -242,9 +255,11 @@ fn a_sidecar_of_another_mesh_is_not_taken_over() {
 fn pods_without_sidecar_are_found() {
     let pods: Vec<Arc<Pod>> = [
         json!({ "metadata": { "name": "bare", "namespace": "shop" } }),
+        json!({ "metadata": { "name": "agent", "namespace": "shop" }, "spec": { "containers": [], "hostNetwork": true } }),
         json!({ "metadata": { "name": "out", "namespace": "shop", "labels": { "bowline.dev/inject": "false" } } }),
         json!({ "metadata": { "name": "done", "namespace": "shop" }, "status": { "phase": "Succeeded" } }),
         json!({ "metadata": { "name": "else", "namespace": "other" } }),
+        json!({ "metadata": { "name": "static", "namespace": "shop", "annotations": { "kubernetes.io/config.mirror": "x" } } }),
         // The annotation alone makes no sidecar.
         json!({ "metadata": { "name": "liar", "namespace": "shop", "annotations": { "bowline.dev/injected": "default" } } }),
     ]
@@ -257,7 +272,11 @@ fn pods_without_sidecar_are_found() {
         if n.metadata.name.as_deref() == Some("shop") { member() } else { Membership::None }
     });
     let names: Vec<_> = found.iter().map(|m| m.pod.metadata.name.as_deref().unwrap()).collect();
-    assert_eq!(names, ["bare", "liar"]);
+    assert_eq!(names, ["agent", "bare", "liar"]);
+    // To restart a pod on the host's network would change nothing.
+    let notes: Vec<_> = found.iter().map(|m| repair::note(&m.pod, &m.mesh)).collect();
+    assert!(notes[0].contains("hostNetwork") && !notes[0].contains("restart"), "{}", notes[0]);
+    assert!(notes[1].contains("rollout restart"), "{}", notes[1]);
 }
 
 fn any_handler() -> impl Strategy<Value = Value> {

@@ -1,6 +1,9 @@
 //! A Mesh from its first reconcile to its end, with everything that can go wrong on the way.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bowline_crds::Mesh;
 use bowline_operator::{
@@ -13,6 +16,7 @@ use bowline_operator::{
     mesh::reconcile::{ReconcileError, reconcile},
     meshes::Registry,
     telemetry::Metrics,
+    webhook::{configuration, standing::Standing},
 };
 use http::Method;
 use k8s_openapi::{
@@ -35,15 +39,23 @@ pub(crate) struct World {
     memory: Authorities,
     tls: Tls,
     hub: Hub,
+    /// What the webhook's reconciler says; `None`: that all is well.
+    pub(crate) webhook: Option<watch::Sender<Standing>>,
+    pub(crate) webhook_port: u16,
+    /// How far its clock is ahead.
+    later: Duration,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self {
             server: Server::default(),
             memory: Authorities::new(),
             tls: Tls::default(),
             hub: Hub::new(Measures::default()),
+            webhook: None,
+            webhook_port: 9443,
+            later: Duration::ZERO,
         };
         world.server.put(MESH, mesh("default", json!({})));
         world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
@@ -61,7 +73,7 @@ impl World {
         world
     }
 
-    fn namespace(&self, name: &str, labels: Value) {
+    pub(crate) fn namespace(&self, name: &str, labels: Value) {
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
         self.server.put(&format!("/api/v1/namespaces/{name}"), object);
     }
@@ -83,7 +95,7 @@ impl World {
 
     pub(crate) fn ctx(&self) -> Ctx {
         let client = self.server.client();
-        Ctx {
+        let ctx = Ctx {
             registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
             namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
             pods: Cache::of(self.all::<Pod>("pods", 7)),
@@ -91,6 +103,7 @@ impl World {
             evidence: bowline_operator::control::Evidence::default(),
             tls: self.tls.clone(),
             metrics: Metrics::default(),
+            webhook: self.webhook.clone().unwrap_or_default(),
             recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
             serving: Arc::default(),
             readiness: Readiness::default(),
@@ -103,11 +116,15 @@ impl World {
                 proxy_image: "proxy:1".into(),
                 cluster_domain: "cluster.local".into(),
                 admin_port: 8080,
-                webhook_port: 9443,
+                webhook_port: self.webhook_port,
                 control_port: 15_010,
                 log: "info".into(),
             },
+        };
+        if self.webhook.is_none() {
+            ctx.webhook.send_replace(Standing::good(configuration::wanted(&ctx, "").as_ref()));
         }
+        ctx
     }
 
     /// One reconcile with caches as fresh as can be; the memory sees the Secret afterwards.
@@ -117,11 +134,11 @@ impl World {
         ended
     }
 
-    async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
+    pub(crate) async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
         let ctx = self.ctx();
         let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
         let mesh = ctx.registry.get(name).expect("Mesh");
-        reconcile(&ctx, &config_maps, mesh, SystemTime::now()).await.map(|_| ())
+        reconcile(&ctx, &config_maps, mesh, SystemTime::now() + self.later).await.map(|_| ())
     }
 
     /// What the watch on the Secret would do.
@@ -150,7 +167,7 @@ impl World {
     }
 }
 
-fn mesh(name: &str, spec: Value) -> Value {
+pub(crate) fn mesh(name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "spec": spec,
         "metadata": { "name": name, "uid": format!("uid-{name}"), "generation": 1 }
@@ -247,15 +264,75 @@ async fn a_lost_secret_waits_for_a_person_and_never_gets_another_root_unasked() 
     world.round().await.expect("told");
     let (status, reason, message) = world.condition("default", "Stalled");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "CaStateLost"));
-    assert!(message.contains("bowline.dev/accept-new-root=true") && message.contains("backup"), "{message}");
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    let lost = lost.as_str().unwrap();
+    assert!(
+        message.contains(&format!("bowline.dev/accept-new-root={lost}")) && message.contains("backup"),
+        "{message}"
+    );
     assert!(world.server.get(SECRET).is_none());
     assert!(world.server.get(BUNDLE).is_some(), "the bundle that workloads trust went away");
-    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "true" }));
+    let accept = |world: &World, text: &str| {
+        world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": text }));
+    };
+    accept(&world, "true");
+    world.later = Duration::from_secs(60);
+    world.round().await.expect("told");
+    assert!(world.server.get(SECRET).is_none(), "whoever names no root accepted nothing");
+    accept(&world, lost);
     world.round().await.expect("a new root");
     assert!(world.server.get(SECRET).is_some());
     let info = world.server.get(BUNDLE).unwrap()["data"]["mesh.json"].as_str().unwrap().to_owned();
     assert!(info.contains(r#""bundleSequence":2"#), "{info}");
     assert_eq!(world.condition("default", "Ready").0, "True");
+
+    // The annotation is still there, and says nothing about the root that came after.
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    for later in [60, 120] {
+        world.later = Duration::from_secs(later);
+        world.round().await.expect("told");
+        assert_eq!(world.condition("default", "Stalled").1, "CaStateLost");
+        assert!(world.server.get(SECRET).is_none(), "a new root was made unasked");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_root_is_known_by_the_bundles_that_are_mounted() {
+    let mut world = World::settled().await;
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    let told = |world: &World| world.condition("default", "Stalled").2;
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains(&format!("accept-new-root={}", lost.as_str().unwrap())), "{}", told(&world));
+    // Its number is all that is left of it.
+    world.change(BUNDLE, |m| m["data"]["bundle.pem"] = "".into());
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains("accept-new-root=sequence-1"), "{}", told(&world));
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "sequence-1" }));
+    world.later = Duration::from_secs(60);
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
+}
+
+#[tokio::test]
+async fn a_replica_that_remembers_the_state_has_its_time_before_a_new_root_is_made() {
+    let mut world = World::settled().await;
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": lost }));
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    for seconds in [0, 5, 14] {
+        world.later = Duration::from_secs(seconds);
+        world.round().await.expect("told");
+        assert!(world.server.get(SECRET).is_none(), "after {seconds} seconds");
+    }
+    world.later = Duration::from_secs(16);
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
 }
 
 #[tokio::test]
@@ -290,45 +367,6 @@ async fn a_bundle_leaves_with_the_last_meshed_pod() {
 }
 
 #[tokio::test]
-async fn two_meshes_that_claim_one_namespace_both_say_so_and_nothing_moves() {
-    let world = World::settled().await;
-    let rival = "/apis/bowline.dev/v1alpha1/meshes/rival";
-    world.server.put(rival, mesh("rival", json!({ "injection": { "namespaceSelector": {} } })));
-    world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
-    for _ in 0..2 {
-        world.round().await.unwrap();
-        world.round_of("rival").await.unwrap();
-    }
-    for (name, other) in [("default", "rival"), ("rival", "default")] {
-        let (status, reason, message) = world.condition(name, "Stalled");
-        assert_eq!((status.as_str(), reason.as_str()), ("True", "NamespaceConflict"), "{name}");
-        assert!(message.contains("shop") && message.contains(other), "{message}");
-    }
-    assert!(world.server.get(BUNDLE).is_some(), "existing membership was touched");
-    assert!(world.server.get("/api/v1/namespaces/shop/configmaps/bowline-trust-rival").is_none());
-    world.server.remove(rival);
-    world.round().await.unwrap();
-    assert_eq!(world.condition("default", "Ready").0, "True");
-}
-
-#[tokio::test]
-async fn a_spec_that_only_the_operator_can_judge_stalls_and_takes_nothing_away() {
-    let world = World::settled().await;
-    world.change(MESH, |m| {
-        m["metadata"]["generation"] = 2.into();
-        m["spec"] =
-            json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "a", "operator": "Is" }] } } });
-    });
-    world.round().await.expect("told");
-    let (status, reason, message) = world.condition("default", "Stalled");
-    assert_eq!((status.as_str(), reason.as_str()), ("True", "InvalidSpec"));
-    assert!(message.contains("spec.injection.namespaceSelector"), "{message}");
-    assert_eq!(world.server.get(MESH).unwrap()["status"]["observedGeneration"], 2);
-    assert!(world.server.get(BUNDLE).is_some());
-    assert_eq!(world.condition("default", "Available").0, "True");
-}
-
-#[tokio::test]
 async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     let world = World::settled().await;
     let configuration = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
@@ -340,6 +378,12 @@ async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "WorkloadsPresent"));
     assert!(message.contains("shop/web") && message.contains("bowline.dev/force-delete=true"), "{message}");
     assert!(world.server.get(BUNDLE).is_some() && world.server.get(configuration).is_some());
+
+    // Whoever is still in it is cared for as before.
+    world.server.remove(BUNDLE);
+    world.round().await.unwrap();
+    assert!(world.server.get(BUNDLE).is_some(), "a deletion that is held took the bundle away");
+    assert_eq!(world.condition("default", "Ready").1, "WorkloadsPresent");
 
     world.server.remove("/api/v1/namespaces/shop/pods/web");
     world.server.fail(Method::DELETE, "/configmaps/", Fault::Status(500), 1);

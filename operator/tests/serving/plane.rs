@@ -158,6 +158,7 @@ pub(crate) fn context(shutdown: Shutdown) -> Ctx {
         evidence: Evidence::default(),
         tls: Tls::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), Reporter::from("test")),
         serving: Arc::default(),
         readiness: Readiness::default(),

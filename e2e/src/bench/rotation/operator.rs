@@ -188,6 +188,7 @@ fn context(api: &Api, n: usize, address: SocketAddr, pods: Cache<Pod>, shutdown:
         evidence: Evidence::default(),
         tls: Tls::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),
         serving: Arc::default(),
         readiness: Readiness::default(),
