@@ -65,7 +65,11 @@ pub fn proxy(args: &BenchProxy) -> Result<()> {
         .current_dir(root)
         .args(["build", "--release", "--locked", "--manifest-path", "e2e/bench/bare/Cargo.toml", "--target-dir"])
         .arg(lab.join("bare")))?;
-    envoy(&lab);
+    let needed = |all: &'static str| args.check.then_some(all);
+    let peers = args.peers.as_deref().or(needed(bounds::PEERS));
+    if peers.is_none_or(|peers| peers.split(',').any(|peer| peer == "envoy")) {
+        envoy(&lab);
+    }
 
     let out = root.join("target/e2e/bench");
     std::fs::create_dir_all(&out)?;
@@ -74,8 +78,6 @@ pub fn proxy(args: &BenchProxy) -> Result<()> {
     if args.quick {
         harness.arg("--quick");
     }
-    let needed = |all: &'static str| args.check.then_some(all);
-    let peers = args.peers.as_deref().or(needed(bounds::PEERS));
     let workloads = args.workloads.as_deref().or(needed(bounds::WORKLOADS));
     for (flag, value) in [("--peers", peers), ("--workloads", workloads), ("--topos", needed(bounds::TOPOLOGIES))] {
         if let Some(v) = value {

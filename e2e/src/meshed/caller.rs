@@ -161,6 +161,16 @@ impl Load {
         serde_json::from_value(report).context("no load was running")
     }
 
+    /// Fails unless every request that was sent has been answered or given up.
+    ///
+    /// # Errors
+    /// Says how many hang.
+    pub fn settled(&self) -> Result<()> {
+        let (sent, told) = (self.sent, self.succeeded + self.failed);
+        ensure!(sent == told, "{sent} were sent, and only {told} have succeeded or failed: the others hang");
+        Ok(())
+    }
+
     /// Fails unless requests were sent, none failed and no stream was lost.
     ///
     /// # Errors
@@ -169,8 +179,7 @@ impl Load {
         ensure!(self.sent > 0 && self.succeeded > 0, "no load was made: {self:?}");
         let Self { sent, failed, streams_held, streams_lost, errors, .. } = self;
         ensure!(*failed == 0 && *streams_lost == 0, "{failed} of {sent} failed, {streams_lost} streams lost: {errors}");
-        let told = self.succeeded + failed;
-        ensure!(*sent == told, "{sent} were sent, and only {told} have succeeded or failed: the others hang");
+        self.settled()?;
         ensure!(*streams_held == streams, "{streams_held} streams held instead of {streams}: {errors}");
         Ok(())
     }

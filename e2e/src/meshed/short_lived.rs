@@ -15,8 +15,10 @@ use crate::context::{Context, Figures};
 const MESH: &str = "e2e-gone-short";
 /// The shortest life of a leaf that a Mesh may ask for.
 const LEAF: Duration = Duration::from_secs(60);
-/// Seconds before the first leaf's end at which everything must work, and after the last one's at which no handshake may.
-const EDGE: i64 = 3;
+/// Seconds before the first leaf's end at which everything must work; looking takes a moment.
+const BEFORE: i64 = 5;
+/// Seconds after the last leaf's end at which no handshake may.
+const AFTER: i64 = 3;
 
 /// A client and a server that talk.
 pub struct ShortLived<'a> {
@@ -51,9 +53,9 @@ impl<'a> ShortLived<'a> {
         let ends = [self.end(self.client.ip).await?, self.end(self.server.ip).await?];
         let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
         let left = first - now();
-        ensure!(left > EDGE, "the first leaf ends in {left} s: there was no time to see anything");
+        ensure!(left > BEFORE, "the first leaf ends in {left} s: there was no time to see anything");
         // Time is what is tested here, and not waited for anything.
-        until(first - EDGE).await;
+        until(first - BEFORE).await;
         // Ports that were never called: each connection between the proxies is a new one.
         let handshake = self.client.call(&["tcp", "server:9000", "--half-close", "--timeout", "2"]).await;
         handshake.context("a handshake right before the leaf's end")?;
@@ -61,7 +63,7 @@ impl<'a> ShortLived<'a> {
         load.flawless(2).context("load up to the leaf's end")?;
         ensure!(now() <= first, "the leaf ended while this was looked at: it proves nothing");
 
-        until(last + EDGE).await;
+        until(last + AFTER).await;
         let report = self.client.call(&["grpc", "server:9090", "unary", "--timeout", "15"]).await?;
         ensure!(report["code"] != 0, "a handshake after the leaf's end succeeded: {report}");
         let report = self.client.call(&["get", "http://server:81/", "--h2", "--timeout", "15"]).await?;

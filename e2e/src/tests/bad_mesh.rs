@@ -8,21 +8,24 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::Mesh;
-use bowline_crds::conditions::{reasons, types};
+use bowline_crds::conditions::reasons;
 use bowline_crds::names::MESH_LABEL;
 use bowline_proxy::bootstrap::{TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::context::{Context, Figures};
 use crate::install::NAMESPACE;
+use crate::meshed::admissions::injected;
 use crate::meshed::told::Told;
-use crate::meshed::{self, App, Caller, MESH, SOON, app, authority};
+use crate::meshed::{self, App, Caller, MESH, SOON, app, authority, rotation};
 
 const BAD: &str = "e2e-bad";
 const RIVAL: &str = "e2e-rival";
+const NEWER: &str = "e2e-rival-newer";
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -36,6 +39,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let client = Caller::of(cx, &ns, "client").await?;
     client.steady_load(&["--url", "http://server/", "--rate", "50", "--streams", "2"], 2).await?;
     let rivals = two_claim_one(cx, &ns).await.context("two Meshes that claim one namespace");
+    meshed::delete(cx, NEWER).await?;
     meshed::delete(cx, RIVAL).await?;
     rivals?;
     meshed::ready(cx, MESH, SOON).await.context("after the rival has gone")?;
@@ -105,29 +109,52 @@ async fn refused(cx: &Context, spec: &Value, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whoever says that two claim one namespace names it and the other one.
+/// A label wins over a selector, and an older Mesh over a newer one; who loses says so, and whoever was there first notices nothing.
 async fn two_claim_one(cx: &Context, ns: &str) -> Result<()> {
+    let label = ("e2e.bowline.dev/team", "both");
+    let selecting = |name: &str| {
+        let selector = json!({ "matchLabels": { label.0: label.1 } });
+        json!({ "trustDomain": rotation::trust_domain(name), "injection": { "namespaceSelector": selector } })
+    };
     let told = Told::from_now(cx).await?;
-    let selector = json!({ "matchLabels": { "e2e.bowline.dev/team": "both" } });
-    let spec = json!({ "trustDomain": "rival.test", "injection": { "namespaceSelector": selector } });
-    meshed::apply(cx, RIVAL, spec).await?;
-    let (name, conflict) = cx
-        .eventually(SOON, "no Mesh says that two claim one namespace", || async {
-            let meshes = Api::<Mesh>::all(cx.client()).list(&ListParams::default()).await?;
-            let all = meshes.iter().flat_map(|m| {
-                let conditions = m.status.iter().flat_map(|s| &s.conditions);
-                conditions.map(move |c| (m.name_any(), c.clone()))
-            });
-            let mut found = all.filter(|(_, c)| c.reason == reasons::NAMESPACE_CONFLICT && c.status == "True");
-            found.next().context("no such condition")
+    meshed::apply(cx, RIVAL, selecting(RIVAL)).await?;
+    loses(cx, &told, RIVAL, ns, MESH).await.context("a selector against a label")?;
+    let mesh = meshed::ready(cx, MESH, SOON).await?;
+    ensure!(!conflicts(&mesh).any(|_| true), "who keeps the namespace complains: {:?}", meshed::conditions(&mesh));
+    injected(cx, ns, MESH).await.context("a pod of the namespace that two claim")?;
+
+    // Without a label the older one keeps what both select; of the same second, the first by name.
+    let selected = cx.labelled_ns("e2e-bad-selected", BTreeMap::from([(label.0.into(), label.1.into())])).await?;
+    let joins = || injected(cx, &selected, RIVAL);
+    cx.eventually(SOON, "the namespace does not join the only Mesh that selects it", joins).await?;
+    let told = Told::from_now(cx).await?;
+    meshed::delete(cx, NEWER).await?;
+    meshed::apply(cx, NEWER, selecting(NEWER)).await?;
+    loses(cx, &told, NEWER, &selected, RIVAL).await.context("a selector against an older one")?;
+    injected(cx, &selected, RIVAL).await.context("a pod of the namespace that two select")?;
+    cx.delete_ns(&selected).await?;
+    meshed::delete(cx, NEWER).await
+}
+
+/// Waits until a Mesh says by condition and event that it does not have the namespace, who has it, and what to do.
+async fn loses(cx: &Context, told: &Told<'_>, loser: &str, ns: &str, winner: &str) -> Result<()> {
+    let message = cx
+        .eventually(SOON, &format!("Mesh {loser} does not say that it lost {ns}"), || async {
+            let mesh = Api::<Mesh>::all(cx.client()).get(loser).await?;
+            let told = conflicts(&mesh).map(|c| c.message.clone()).find(|message| message.contains(ns));
+            told.with_context(|| format!("conditions: {:?}", meshed::conditions(&mesh)))
         })
         .await?;
-    ensure!([types::STALLED, types::DEGRADED].contains(&conflict.type_.as_str()), "it is told as {}", conflict.type_);
-    let other = if name == RIVAL { MESH } else { RIVAL };
-    for word in [ns, other, MESH_LABEL] {
-        ensure!(conflict.message.contains(word), "the message of {name} lacks {word:?}: {}", conflict.message);
+    for word in [winner, MESH_LABEL] {
+        ensure!(message.contains(word), "the message of {loser} lacks {word:?}: {message}");
     }
-    told.event(&name, reasons::NAMESPACE_CONFLICT, &[ns, other]).await
+    told.event(loser, reasons::NAMESPACE_CONFLICT, &[ns, winner]).await
+}
+
+/// Conditions that tell of a namespace which another Mesh claims too.
+fn conflicts(mesh: &Mesh) -> impl Iterator<Item = &Condition> {
+    let conditions = mesh.status.iter().flat_map(|s| &s.conditions);
+    conditions.filter(|c| c.reason == reasons::NAMESPACE_CONFLICT && c.status == "True")
 }
 
 /// Nothing starts half-meshed there: a pod is refused with the remedy, and an event says why.

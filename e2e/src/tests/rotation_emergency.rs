@@ -125,6 +125,7 @@ async fn applications(cx: &Context, client: &Caller<'_>, figures: Figures) -> Re
     let Load { sent, failed, streams_lost, errors, .. } = &during;
     // What is under way when a connection is cut off has a second to finish.
     ensure!(*failed == 0, "{failed} of {sent} requests failed meanwhile: {errors}");
+    during.settled()?;
     let load = ["load", "--url", "http://server/", "--rate", "50", "--seconds", "5", "--fresh-percent", "100"];
     let report: Value = client.call(&load).await?;
     let load: Load = serde_json::from_value(report)?;
