@@ -33,6 +33,7 @@ pub fn list() {
     for test in TESTS {
         let place = match test.place {
             Where::Anywhere => String::new(),
+            Where::TwoNodes => " (skipped with KUBECONFIG: on a cluster of one node)".into(),
             Where::ThrowAway(why) => format!(" (skipped with KUBECONFIG: {why})"),
         };
         println!("{:width$}  {}{place}", test.name, test.proves);
@@ -57,14 +58,15 @@ pub async fn run(env: &Env, options: &Options) -> Result<bool> {
     let chosen = choose(&options.names)?;
     in_use::refuse(env).await?;
     cluster::up(env, Some(NODES)).await?;
-    if chosen.iter().any(|test| test.needs != Needs::Cluster && obstacle(env, test).is_none()) {
+    let nodes = if env.kubeconfig.is_none() { NODES.into() } else { count_nodes(env).await? };
+    if chosen.iter().any(|test| test.needs != Needs::Cluster && obstacle(env, test, nodes).is_none()) {
         images::product::build_and_load(env, Profile::of(options.release)).await?;
         install::install(env).await?;
     }
     let mut counts = Counts::default();
     for (n, test) in chosen.iter().enumerate() {
         say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
-        match obstacle(env, test) {
+        match obstacle(env, test, nodes) {
             Some(why) => {
                 println!("test {}: skipped, {why}", test.name);
                 counts.skipped += 1;
@@ -82,13 +84,19 @@ pub async fn run(env: &Env, options: &Options) -> Result<bool> {
 }
 
 /// Why a test does not run on this cluster.
-fn obstacle(env: &Env, test: &Test) -> Option<String> {
-    match (test.place, &env.kubeconfig) {
-        (Where::ThrowAway(why), Some(_)) => {
+fn obstacle(env: &Env, test: &Test, nodes: usize) -> Option<String> {
+    match test.place {
+        Where::ThrowAway(why) if env.kubeconfig.is_some() => {
             Some(format!("{why}: only on the throw-away cluster (unset KUBECONFIG to run it there)"))
         }
+        Where::TwoNodes if nodes < 2 => Some(format!("it wants two nodes, and the cluster has {nodes}")),
         _ => None,
     }
+}
+
+async fn count_nodes(env: &Env) -> Result<usize> {
+    let names = cluster::kubectl_command(env)?.args(["get", "nodes", "--output", "name"]).output().await?;
+    Ok(names.split_whitespace().count())
 }
 
 /// Runs one test, prints how it ended and keeps its figures.
@@ -192,8 +200,12 @@ mod tests {
     fn what_destroys_is_skipped_on_a_cluster_of_the_users() {
         let ours = Env { kubeconfig: None, ..Env::from_process().unwrap() };
         let theirs = Env { kubeconfig: Some("/home/somebody/.kube/config".into()), ..ours.clone() };
-        assert!(TESTS.iter().all(|test| obstacle(&ours, test).is_none()));
-        let skipped: Vec<_> = TESTS.iter().filter(|t| obstacle(&theirs, t).is_some()).map(|t| t.name).collect();
+        assert!(TESTS.iter().all(|test| obstacle(&ours, test, 2).is_none()));
+        let skipped = |nodes| -> Vec<_> {
+            TESTS.iter().filter(|test| obstacle(&theirs, test, nodes).is_some()).map(|test| test.name).collect()
+        };
+        assert!(skipped(1).contains(&"forty_pods") && !skipped(2).contains(&"forty_pods"));
+        let skipped = skipped(2);
         for name in ["backup_restore", "bad_mesh", "rotation_sources", "own_cluster", "cluster_leaves_nothing"] {
             assert!(skipped.contains(&name), "{name} would run on a cluster of the user's");
         }

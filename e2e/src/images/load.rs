@@ -54,10 +54,13 @@ pub async fn on_all_nodes(env: &Env, archives: &[PathBuf]) -> Result<()> {
 #[must_use]
 pub fn advice(env: &Env, archives: &[PathBuf]) -> Option<String> {
     let kubeconfig = env.kubeconfig.as_ref()?.display();
-    let files = archives.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ");
+    let files: Vec<_> = archives.iter().map(|archive| archive.display().to_string()).collect();
+    // kind ignores every archive but the first.
+    let kind: String = files.iter().map(|file| format!("\n  kind load image-archive {file}")).collect();
     Some(format!(
-        "KUBECONFIG={kubeconfig} is a cluster of yours: bring the images to its nodes yourself, such as\n  \
-         kind load image-archive {files}\n  k3d image import {files}"
+        "KUBECONFIG={kubeconfig} is a cluster of yours: bring the images to its nodes yourself, such as{kind}\nor\n  \
+         k3d image import {}",
+        files.join(" ")
     ))
 }
 
@@ -164,6 +167,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn advice_is_for_clusters_of_the_users_and_names_every_archive() {
+        let env = Env { kubeconfig: None, ..Env::from_process().unwrap() };
+        let archives = [PathBuf::from("/a.tar"), "/b.tar".into()];
+        assert_eq!(advice(&env, &archives), None);
+        let said = advice(&Env { kubeconfig: Some("/config".into()), ..env }, &archives).unwrap();
+        for line in
+            ["kind load image-archive /a.tar", "kind load image-archive /b.tar", "k3d image import /a.tar /b.tar"]
+        {
+            assert!(said.lines().any(|l| l.trim() == line), "{said} lacks {line}");
+        }
+    }
 
     #[test]
     fn a_pod_is_outdated_when_any_of_its_images_was_built_anew() {

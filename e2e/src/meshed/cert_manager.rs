@@ -40,7 +40,8 @@ pub async fn install(cx: &Context) -> Result<String> {
          or remove {}",
         others.split_whitespace().collect::<Vec<_>>().join(" ")
     );
-    let label = ["label", "--local", "--output", "yaml", MADE, "--filename"];
+    // Not YAML, which it prints without anything between two documents.
+    let label = ["label", "--local", "--output", "json", MADE, "--filename"];
     let labelled = kubectl_command(cx.env())?.args(label).args([&crds]).output().await?;
     // They are larger than the annotation in which an ordinary `apply` would keep them.
     let apply = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
