@@ -3,6 +3,7 @@
 //!
 //! Both ways use one body type, [`payload::Payload`], so there is one monomorphic path and nothing is boxed.
 
+pub(crate) mod again;
 pub(crate) mod answer;
 pub(crate) mod exchange;
 pub(crate) mod expect;

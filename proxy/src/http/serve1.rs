@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, Version, header::CONNECTION};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -167,7 +167,7 @@ async fn answer(
 ) -> Result<Response<Payload>, Infallible> {
     let started = std::time::Instant::now();
     let mut response = carry(&context, &carried, request, started).await;
-    if context.route.is_over() {
+    if context.route.is_over() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.carried(carried)))

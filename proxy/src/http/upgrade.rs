@@ -14,8 +14,9 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
 use super::{
+    again::{Tried, Unsent, refused_there},
     answer::Failure,
-    exchange::{Context, InFlight, Tried, Unsent, refused_there, send1},
+    exchange::{Context, InFlight, send1},
     headers::{self, UPGRADE_METHOD, UPGRADED},
     payload::{Guard, Lease, Payload},
     serve1::refused,

@@ -223,3 +223,22 @@ async fn a_kept_connection_that_the_application_closed_does_not_fail_a_request()
         assert!(answer.starts_with("HTTP/1.1 200"), "request {n}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn requests_one_after_the_other_share_one_connection_to_the_application() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let io = TokioIo::new(mesh.connect().await);
+    let (mut send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    for n in 0..300 {
+        let (method, path, body) = [("GET", "/who", ""), ("GET", "/none", ""), ("POST", "/length", "hello")][n % 3];
+        let request = http::Request::builder().method(method).uri(path).header("host", "a").body(full(body)).unwrap();
+        soon("ready", send.ready()).await.unwrap();
+        let response = soon("answer", send.send_request(request)).await.unwrap();
+        assert!(response.status().is_success(), "{response:?}");
+        soon("body", response.into_body().collect()).await.unwrap();
+    }
+    assert_eq!(app.begun.load(Ordering::SeqCst), 300);
+    assert_eq!(app.accepted.load(Ordering::SeqCst), 1);
+}

@@ -1,0 +1,154 @@
+//! Requests that got no answer.
+//!
+//! A request that no application has seen is sent again, to another endpoint if there is one: no connection could be made, the
+//! endpoint's proxy says that it did not get through, or the far end of a kept connection says that it did not process it (GOAWAY,
+//! REFUSED_STREAM; RFC 9113, section 8.7). One that an application may have seen when its connection broke is sent once more if it
+//! may be seen twice (RFC 9110, section 9.2.2). Both need the request whole: it is copied beforehand if it has no body and the
+//! endpoint is doubted, which a busy one is not. A client of HTTP/2 whose request cannot be sent again is told that it may do so.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, request::Parts};
+
+use super::{
+    answer::{Failure, REASON},
+    exchange::Context,
+    payload::Payload,
+};
+use crate::{
+    bootstrap::Reason,
+    pool::{Candidate, Endpoint},
+};
+
+/// Endpoints tried for one request.
+const ATTEMPTS: usize = 3;
+
+/// A request that got no answer.
+pub(super) struct Unsent {
+    pub(super) failure: Failure,
+    /// The request, if it may be sent again and is still whole.
+    message: Option<Box<Request<Payload>>>,
+    fault: Fault,
+    /// No application has seen it.
+    unseen: bool,
+}
+
+/// What a request without an answer tells of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It cannot be reached: avoid it.
+    Endpoint,
+    /// A connection ended; another one may do.
+    Connection,
+    /// None of it: who asked broke off.
+    Client,
+}
+
+impl Unsent {
+    /// It did not get through.
+    pub(super) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
+        Self { failure, message, fault: Fault::Endpoint, unseen: true }
+    }
+
+    /// It may have been seen, and must not be seen twice.
+    pub(super) fn seen(failure: Failure) -> Self {
+        Self { failure, message: None, fault: Fault::Connection, unseen: false }
+    }
+
+    /// Whoever sent it did not send it to its end.
+    pub(super) fn broken(detail: String) -> Self {
+        let failure = Failure::new(Reason::BadRequest, detail);
+        Self { failure, message: None, fault: Fault::Client, unseen: false }
+    }
+
+    /// An HTTP/2 stream ended without an answer.
+    pub(super) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
+        if e.is_reset() && !e.is_remote() && !e.is_library() {
+            return Self::broken(format!("the request's body broke off: {e}"));
+        }
+        let address = candidate.endpoint.key.address;
+        let failure = Failure::new(Reason::ConnectionLost, format!("{address} gave no answer: {e}"));
+        let unseen = e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM));
+        // A stream that was reset alone was so on purpose.
+        let again = unseen || !e.is_reset();
+        let spare = spare.filter(|head| again && (unseen || head.method.is_idempotent()));
+        Self { failure, message: spare.map(whole), fault: Fault::Connection, unseen }
+    }
+
+    /// The endpoint's proxy refused, for `reason`.
+    pub(super) fn refused(candidate: &Candidate, reason: Reason, spare: Option<Box<Parts>>) -> Self {
+        let address = candidate.endpoint.key.address;
+        let detail = format!("the proxy of {address} did not get through to its application: {}", reason.as_str());
+        Self::unseen(Failure::new(reason, detail), spare.map(whole))
+    }
+}
+
+fn whole(head: Box<Parts>) -> Box<Request<Payload>> {
+    Box::new(Request::from_parts(*head, Payload::empty()))
+}
+
+/// Endpoints that failed for this request.
+#[derive(Default)]
+pub(crate) struct Tried {
+    failed: Vec<*const Endpoint>,
+    /// An application may have seen it.
+    seen: bool,
+}
+
+impl Tried {
+    pub(crate) fn contains(&self, endpoint: &Rc<Endpoint>) -> bool {
+        self.failed.contains(&Rc::as_ptr(endpoint))
+    }
+
+    /// Notes a failure; gives it back when it was one too many.
+    pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
+        candidate.endpoint.failed(Duration::ZERO);
+        if self.has_more(context, candidate, Fault::Endpoint) { Ok(()) } else { Err(failure) }
+    }
+
+    /// Notes a failure of an attempt that `began` then; gives the request, to be sent again, or the failure.
+    pub(super) fn again(
+        &mut self,
+        context: &Context,
+        candidate: &Candidate,
+        unsent: Unsent,
+        began: Instant,
+    ) -> Result<Request<Payload>, Failure> {
+        let Unsent { mut failure, message, fault, unseen } = unsent;
+        match fault {
+            Fault::Endpoint => candidate.endpoint.failed(began.elapsed()),
+            Fault::Connection if !unseen => candidate.endpoint.lost(began.elapsed()),
+            Fault::Connection | Fault::Client => {}
+        }
+        let more = self.has_more(context, candidate, fault);
+        let once = unseen || !std::mem::replace(&mut self.seen, true);
+        match message {
+            Some(message) if more && once => Ok(*message),
+            _ => {
+                failure.repeat = unseen && !self.seen && (more || fault == Fault::Connection);
+                context.route.note(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Whether another attempt makes sense.
+    fn has_more(&mut self, context: &Context, candidate: &Candidate, fault: Fault) -> bool {
+        self.failed.push(&raw const *candidate.endpoint);
+        // An endpoint that is full or somebody else is not made better by asking another one's bound.
+        self.failed.len() < ATTEMPTS && (fault == Fault::Connection || context.route.has_other(&context.worker, self))
+    }
+}
+
+/// Why the endpoint's proxy answered in its application's stead, and no application has seen the request.
+pub(super) fn refused_there<B>(candidate: &Candidate, response: &Response<B>, ended: bool) -> Option<Reason> {
+    // To gRPC it is told in trailers alone.
+    if candidate.endpoint.key.identity.is_none() || !(ended || response.status().is_server_error()) {
+        return None;
+    }
+    let said = response.headers().get(REASON)?;
+    [Reason::ConnectFailed, Reason::Overloaded, Reason::ConnectionLost].into_iter().find(|r| said == r.as_str())
+}
