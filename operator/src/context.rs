@@ -1,6 +1,7 @@
 //! What every part of the operator is given.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -41,6 +42,8 @@ pub struct Ctx {
     pub evidence: Evidence,
     /// What the identity and control server proves and verifies with.
     pub tls: Tls,
+    /// Addresses of the Service before the identity and control server; `None` until Services were listed.
+    pub control_ips: watch::Sender<Option<Vec<IpAddr>>>,
     /// What is measured.
     pub metrics: Metrics,
     /// Writes events.

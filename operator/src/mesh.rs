@@ -22,7 +22,10 @@ use std::{
 };
 
 use bowline_crds::{Mesh, names::OWNER_LABEL};
-use futures_util::{Stream, stream};
+use futures_util::{
+    Stream,
+    stream::{self, BoxStream},
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt,
@@ -67,6 +70,9 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
         ctx.namespaces.synced().await;
         ctx.pods.synced().await;
         config_maps.synced().await;
+        // Nor is one without the control plane's addresses to be published.
+        let mut control_ips = ctx.control_ips.subscribe();
+        let _ = control_ips.wait_for(Option::is_some).await;
         tokio::join!(control(reconciler), namespaces::run(ctx));
         Ok(())
     };
@@ -83,7 +89,9 @@ async fn control(reconciler: Arc<Reconciler>) {
         ctx.authorities.subscribe(),
     ];
     let marking = reconciler.clone();
-    let changes = stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t))));
+    let control_ips = Box::pin(changes(ctx.control_ips.subscribe()));
+    let triggers = triggers.into_iter().map(|t| -> BoxStream<'static, ()> { Box::pin(changes(t)) });
+    let changes = stream::select_all(triggers.chain([control_ips as BoxStream<'static, ()>]));
     ctx.metrics.queue.begins(CONTROLLER, queue::CONCURRENCY);
     let once = reconciler.clone();
     queue::run(
@@ -97,7 +105,7 @@ async fn control(reconciler: Arc<Reconciler>) {
 }
 
 /// One item for every change, and one to begin with.
-fn changes(watched: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send {
+fn changes<T: Send + Sync + 'static>(watched: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
     stream::unfold((watched, true), |(mut watched, first)| async move {
         if !first {
             watched.changed().await.ok()?;

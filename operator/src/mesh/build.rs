@@ -2,7 +2,7 @@
 
 pub mod config_map;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -30,9 +30,9 @@ pub struct Change {
 /// A bundle goes to every member, and stays wherever workloads of the Mesh live or another Mesh contests the namespace: nobody
 /// loses the trust that they have. Nothing is written into a namespace that is being deleted.
 #[must_use]
-pub fn build(observed: &Observed, valid: &Valid, ca: &CaState, config: &Config) -> Plan {
+pub fn build(observed: &Observed, valid: &Valid, ca: &CaState, config: &Config, control_ips: &[IpAddr]) -> Plan {
     let mut plan = Plan::default();
-    let content = config_map::content(valid, ca, config);
+    let content = config_map::content(valid, ca, config, control_ips);
     let kept = observed
         .config_maps
         .keys()
