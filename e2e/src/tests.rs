@@ -13,6 +13,7 @@ pub mod forty_pods;
 pub mod graceful_drain;
 pub mod install;
 pub mod leader_lost;
+pub mod least_authority;
 pub mod mesh_deletion;
 pub mod metrics;
 pub mod no_plaintext_on_the_wire;
@@ -101,6 +102,8 @@ pub const TESTS: &[Test] = &[
     test!(backup_restore, Operator, 4 min, "the authority is lost with Secret, Mesh and operator, and comes back with the same root"),
     test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
     test!(forty_pods, Operator, 5 min, "forty meshed pods start on two nodes"),
+    // Last: it judges what the operator did in all of them.
+    test!(least_authority, Operator, 3 min, "the operator's roles allow what it did, and nothing that it never does"),
 ];
 
 #[cfg(test)]
