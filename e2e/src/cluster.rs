@@ -2,6 +2,7 @@
 //!
 //! `up` observes what is there, decides, and acts; `down` removes it all. State is below [`Env::state`].
 
+pub mod audit;
 pub mod cgroups;
 pub mod health;
 pub mod init;

@@ -14,6 +14,7 @@ pub mod forty_pods;
 pub mod graceful_drain;
 pub mod install;
 pub mod leader_lost;
+pub mod least_authority;
 pub mod mesh_deletion;
 pub mod metrics;
 pub mod no_plaintext_on_the_wire;
@@ -127,6 +128,8 @@ pub const TESTS: &[Test] = &[
     test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
     test!(forty_pods, Operator, Where::TwoNodes, 5 min, "forty meshed pods start on two nodes"),
     test!(own_cluster, Operator, Where::ThrowAway("it plays a cluster of the user's"), 6 min, "with KUBECONFIG set, a cluster of the user's is used and spared"),
+    // Last: it judges what the operator did in all of them.
+    test!(least_authority, Operator, ENTERS, 3 min, "the operator's roles allow what it did, and nothing that it never does"),
 ];
 
 #[cfg(test)]

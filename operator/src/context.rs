@@ -1,6 +1,7 @@
 //! What every part of the operator is given.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -43,6 +44,8 @@ pub struct Ctx {
     pub tls: Tls,
     /// What the webhook's reconciler came to last, on the replica that leads.
     pub webhook: watch::Sender<Standing>,
+    /// Addresses of the Service before the identity and control server; `None` until Services were listed.
+    pub control_ips: watch::Sender<Option<Vec<IpAddr>>>,
     /// What is measured.
     pub metrics: Metrics,
     /// Writes events.

@@ -23,7 +23,10 @@ use std::{
 };
 
 use bowline_crds::{Mesh, names::OWNER_LABEL};
-use futures_util::{Stream, stream};
+use futures_util::{
+    Stream,
+    stream::{self, BoxStream},
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt,
@@ -71,6 +74,9 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
         ctx.namespaces.synced().await;
         ctx.pods.synced().await;
         config_maps.synced().await;
+        // Nor is one without the control plane's addresses to be published.
+        let mut control_ips = ctx.control_ips.subscribe();
+        let _ = control_ips.wait_for(Option::is_some).await;
         tokio::join!(control(reconciler), namespaces::run(ctx));
         Ok(())
     };
@@ -87,9 +93,10 @@ async fn control(reconciler: Arc<Reconciler>) {
         ctx.authorities.subscribe(),
     ];
     let marking = reconciler.clone();
-    let objects = stream::select_all(triggers.into_iter().map(|t| Box::pin(changes(t))));
-    let webhook = Box::pin(changes(ctx.webhook.subscribe()));
-    let changes = stream::select(objects, webhook);
+    let objects = triggers.into_iter().map(|t| -> BoxStream<'static, ()> { Box::pin(changes(t)) });
+    let others: [BoxStream<'static, ()>; 2] =
+        [Box::pin(changes(ctx.webhook.subscribe())), Box::pin(changes(ctx.control_ips.subscribe()))];
+    let changes = stream::select_all(objects.chain(others));
     ctx.metrics.queue.begins(CONTROLLER, queue::CONCURRENCY);
     let once = reconciler.clone();
     queue::run(

@@ -110,6 +110,7 @@ fn context(
         authorities: Authorities::new(),
         evidence: control::Evidence::default(),
         tls: control::Tls::default(),
+        control_ips: watch::Sender::default(),
         metrics: Metrics::default(),
         webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),

@@ -128,6 +128,9 @@ pub struct MeshInfo {
     pub bundle_sequence: u64,
     /// Identity and control service, `HOST:PORT`; the host ends in a dot where it is a cluster DNS name.
     pub control_address: String,
+    /// Addresses of that service, for pods whose own DNS does not know the cluster's names (`dnsPolicy: None` or `Default`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_ips: Vec<std::net::IpAddr>,
     /// SNI of that service: one control plane serves several meshes, each with the chain of its own root.
     pub control_sni: String,
     /// SPIFFE ID that the control plane proves.

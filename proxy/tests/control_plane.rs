@@ -95,6 +95,19 @@ async fn a_proxy_gets_its_leaf_with_its_token() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_dns_does_not_know_the_control_plane_finds_it_by_its_addresses() {
+    let mut world = World::unnamed(&[[127, 0, 0, 1].into()]).await;
+    world.generation(1).await;
+    let _stream = world.stream().await;
+    // Without them it says what is wrong, and with wrong ones both.
+    let world = World::unnamed(&[]).await;
+    world.until("an error", |w| w.health.identity.error().is_some_and(|e| e.contains("bowline-control.invalid"))).await;
+    let world = World::unnamed(&[[127, 0, 0, 99].into()]).await;
+    let told = |e: String| e.contains("by name: ") && e.contains("127.0.0.99");
+    world.until("both errors", |w| w.health.identity.error().is_some_and(told)).await;
+}
+
+#[tokio::test]
 async fn a_leaf_that_lost_trust_is_renewed_at_once_with_another_key() {
     let (old, new, server) = (Arc::new(Ca::new("old")), Arc::new(Ca::new("new")), Ca::new("server"));
     let world = World::with(Arc::clone(&old), &server, OPERATOR).await;

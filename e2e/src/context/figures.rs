@@ -1,7 +1,8 @@
 //! What a test measured: numbers and short texts by name, kept as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -88,6 +89,21 @@ impl Figures {
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
+    }
+
+    /// Names of the tests whose figures were written since then.
+    ///
+    /// # Errors
+    /// When the file system cannot tell.
+    pub fn fresh(env: &Env, since: SystemTime) -> Result<BTreeSet<String>> {
+        let mut fresh = BTreeSet::new();
+        for entry in std::fs::read_dir(dir(env)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.metadata()?.modified()? >= since {
+                fresh.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(fresh)
     }
 }
 

@@ -33,6 +33,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let early = App::new("early").spec(json!({ "initContainers": [first] }));
     let out = App::new("out").label(INJECT_LABEL, "false");
     app::deploy(cx, &ns, &[server, db, early, out, by_name()]).await?;
+    app::deploy(cx, &ns, &own_dns()).await.context("pods whose DNS does not know the cluster's names")?;
     cx.apply_yaml(&ns, &several_containers().to_string()).await?;
     cx.apply_yaml(&ns, &host_ports().to_string()).await?;
 
@@ -45,6 +46,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     named_ports(cx, &ns).await.context("ports by name, probed sidecars of the application's own, no API token")?;
     on_the_node(cx, &ns).await.context("host ports")?;
     debugged(cx, &ns).await.context("an ephemeral container")?;
+    without_cluster_dns(cx, &ns).await.context("pods whose DNS does not know the cluster's names")?;
     refusals(cx, &ns).await?;
     let restarts = meshed::no_restarts(cx, &ns, "").await?;
     Ok(Figures::new().with("container_restarts", restarts))
@@ -145,6 +147,26 @@ async fn two_in_one(cx: &Context, ns: &str) -> Result<()> {
     }
     let ran = cx.exec_code(ns, &pair.pod, "second", &["/test-app", "get", "http://server/"]).await?;
     ensure!(ran.code == 0, "from the second container: {ran:?}");
+    Ok(())
+}
+
+/// Pods with the node's resolver, which here knows nothing, and with one that never answers.
+fn own_dns() -> [App; 2] {
+    let silent = json!({ "dnsPolicy": "None", "dnsConfig": { "nameservers": ["192.0.2.53"] } });
+    [App::new("node-dns").spec(json!({ "dnsPolicy": "Default" })), App::new("own-dns").spec(silent)]
+}
+
+/// They started, so their proxies found the control plane; they are called and call, by address, as members.
+async fn without_cluster_dns(cx: &Context, ns: &str) -> Result<()> {
+    let client = Caller::of(cx, ns, "early").await?;
+    let server = Caller::of(cx, ns, "server").await?;
+    for app in ["node-dns", "own-dns"] {
+        let pod = Caller::of(cx, ns, app).await?;
+        let saw = client.echo(&format!("http://{app}/")).await?;
+        ensure!(saw["pod"] == pod.pod.as_str(), "{app}: {saw}");
+        let saw = pod.echo(&format!("http://{}:8080/", server.ip)).await?;
+        ensure!(saw["pod"] == server.pod.as_str(), "from {app}: {saw}");
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 pub mod config_map;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -63,9 +63,9 @@ pub fn mounts(observed: &Observed) -> Vec<Mount> {
 
 /// What differs from how it should be.
 #[must_use]
-pub fn build(observed: &Observed, valid: &Valid, ca: &CaState, config: &Config) -> Plan {
+pub fn build(observed: &Observed, valid: &Valid, ca: &CaState, config: &Config, control_ips: &[IpAddr]) -> Plan {
     let mut plan = Plan::default();
-    let content = config_map::content(valid, ca, config);
+    let content = config_map::content(valid, ca, config, control_ips);
     let wanted = homes(observed);
     for namespace in &wanted {
         let seen = observed.config_maps.get(*namespace);

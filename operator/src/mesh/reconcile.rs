@@ -229,7 +229,8 @@ async fn bring_about(
         (ensured, source) => (ensured?, source),
     };
     let (ensured, source) = ensured;
-    let plan = build(observed, &valid, &ensured.state, &ctx.config);
+    let control_ips = ctx.control_ips.borrow().clone().unwrap_or_default();
+    let plan = build(observed, &valid, &ensured.state, &ctx.config, &control_ips);
     apply::events(&ctx.recorder, observed.mesh.as_ref(), &news::what_happened(ctx, &ensured, &plan)).await;
     // What cannot be written in one namespace holds up nothing else.
     let unwritten = apply::config_maps(&ctx.client, &plan).await.err().map(ReconcileError::from);

@@ -102,6 +102,7 @@ impl World {
             authorities: self.memory.clone(),
             evidence: bowline_operator::control::Evidence::default(),
             tls: self.tls.clone(),
+            control_ips: watch::Sender::new(Some(vec![[10, 96, 0, 7].into()])),
             metrics: Metrics::default(),
             webhook: self.webhook.clone().unwrap_or_default(),
             recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
@@ -192,6 +193,7 @@ async fn from_nothing_to_ready_and_then_silent() {
     assert!(bundle["data"]["bundle.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
     let info: Value = serde_json::from_str(bundle["data"]["mesh.json"].as_str().unwrap()).unwrap();
     assert_eq!(info["controlAddress"], "bowline-control.bowline-system.svc.cluster.local.:15010");
+    assert_eq!(info["controlIps"], json!(["10.96.0.7"]));
     assert_eq!(info["controlIdentity"], "spiffe://cluster.local/ns/bowline-system/sa/bowline-operator");
     assert!(!bundle.to_string().contains("PRIVATE"));
     assert!(world.events().contains("AuthorityCreated"), "{}", world.events());

@@ -157,6 +157,7 @@ pub(crate) fn context(shutdown: Shutdown) -> Ctx {
         authorities: authorities(),
         evidence: Evidence::default(),
         tls: Tls::default(),
+        control_ips: watch::Sender::default(),
         metrics: Metrics::default(),
         webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), Reporter::from("test")),

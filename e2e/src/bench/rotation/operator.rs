@@ -187,6 +187,7 @@ fn context(api: &Api, n: usize, address: SocketAddr, pods: Cache<Pod>, shutdown:
         authorities: Authorities::new(),
         evidence: Evidence::default(),
         tls: Tls::default(),
+        control_ips: watch::Sender::default(),
         metrics: Metrics::default(),
         webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),
