@@ -24,11 +24,7 @@ use crate::{
     ca::state::fingerprint,
     config::{OPERATOR_NAME, WEBHOOK_SERVICE},
     context::Ctx,
-    mesh::{
-        deletion::{Stage, stage},
-        pods,
-        validate::selector_in_force,
-    },
+    mesh::{deletion::staying, validate::selector_in_force},
 };
 
 /// Name of the object.
@@ -44,19 +40,6 @@ const TIMEOUT_SECONDS: i32 = 10;
 #[must_use]
 pub fn wanted(ctx: &Ctx, ca_bundle: &str) -> Option<MutatingWebhookConfiguration> {
     build(&staying(ctx), ctx.registry.exempt(), &ctx.config.namespace, ca_bundle)
-}
-
-/// Meshes that are not about to go.
-fn staying(ctx: &Ctx) -> Vec<Arc<Mesh>> {
-    let mut meshes = ctx.registry.all();
-    if meshes.iter().any(|m| m.metadata.deletion_timestamp.is_some()) {
-        let all = ctx.pods.all();
-        meshes.retain(|m| {
-            let counts = pods::count(&m.name_any(), &[], &all);
-            !matches!(stage(m, &counts), Stage::Leaving | Stage::Gone)
-        });
-    }
-    meshes
 }
 
 /// Whether a Mesh is being deleted.

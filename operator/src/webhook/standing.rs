@@ -100,7 +100,10 @@ impl HeldUp {
     pub fn by(error: &WebhookError, is_failure: bool) -> Self {
         let message = match error {
             WebhookError::Api { object, error } => format!("{object}: {}{}", words(error), Cause::of(error).remedy()),
-            other => other.to_string(),
+            WebhookError::NotServing(_) => {
+                format!("{error}: if that lasts, see the operator's log and who else has its port")
+            }
+            WebhookError::Certificate(_) => error.to_string(),
         };
         Self { message: format!("{message}; until it is in force pods may start without a sidecar"), is_failure }
     }

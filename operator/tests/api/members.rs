@@ -164,6 +164,8 @@ async fn a_quota_is_told_apart_and_a_namespace_that_goes_is_no_failure() {
     let (status, reason, message) = world.condition("default", "Degraded");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "QuotaExceeded"));
     assert!(message.contains("ConfigMap new/") && message.contains("ResourceQuota"), "{message}");
+    let told = world.events().matches("QuotaExceeded").count();
+    assert_eq!(told, 1, "the same is told as good news too: {}", world.events());
     let going = Fault::Forbidden { message: "unable to create new content", cause: "NamespaceTerminating" };
     world.server.fail(Method::PATCH, "/namespaces/new/configmaps/", going, 1);
     world.round().await.expect("its end is near");

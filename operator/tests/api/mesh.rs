@@ -8,7 +8,7 @@ use std::{
 use bowline_crds::Mesh;
 use bowline_operator::{
     admin::Readiness,
-    ca::Authorities,
+    ca::{Authorities, restore},
     cache::Cache,
     config::Config,
     context::{Ctx, Shutdown},
@@ -387,7 +387,15 @@ async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     assert!(world.server.get(BUNDLE).is_some(), "a deletion that is held took the bundle away");
     assert_eq!(world.condition("default", "Ready").1, "WorkloadsPresent");
 
+    assert_eq!(restore::lost(&world.ctx()), [""; 0]);
+    world.memory.observe(None);
+    assert_eq!(restore::lost(&world.ctx()), ["default"], "no replica would put the CA's state back");
+    world.look();
+
     world.server.remove("/api/v1/namespaces/shop/pods/web");
+    world.memory.observe(None);
+    assert_eq!(restore::lost(&world.ctx()), [""; 0], "what goes is put back");
+    world.look();
     world.server.fail(Method::DELETE, "/configmaps/", Fault::Status(500), 1);
     assert!(world.round().await.is_err());
     assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!(["bowline.dev/mesh"]));
