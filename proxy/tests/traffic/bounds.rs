@@ -48,7 +48,8 @@ async fn strangers_who_fill_a_door_leave_the_others_open() {
     let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.max_connections = 40);
     let mut silent = Vec::new();
     for _ in 0..60 {
-        silent.push(TcpStream::connect(mesh.client.handle.mesh).await.unwrap());
+        // The reset of one that is too many may come before connecting has been reported.
+        silent.extend(TcpStream::connect(mesh.client.handle.mesh).await);
     }
     let metrics = mesh.client.handle.metrics();
     eventually("full", || metrics.refused_count(Direction::Inbound, Reason::Overloaded) > 0).await;

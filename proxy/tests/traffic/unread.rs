@@ -74,6 +74,7 @@ async fn what_waits_for_those_who_do_not_read_is_bounded_for_the_process() {
         unread.push(soon("head", response).await.unwrap());
     }
     let taken = application::stalled(&app.sent).await;
+    eprintln!("{} MiB wait for 300 readers", taken >> 20);
     assert!(taken < 100 << 20, "{} MiB for 300 readers that do not read", taken >> 20);
     let request = Request::get("http://web.shop:80/").body(()).unwrap();
     let (response, mut up) = send.send_request(request, false).unwrap();
