@@ -14,6 +14,7 @@ use crate::{
     bootstrap::ports,
     control::state::State,
     drain::{Drain, Phase},
+    http::window,
     identity::store::Store,
     listen::{self, Door},
     metrics::Metrics,
@@ -187,6 +188,7 @@ async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Atomi
         match TcpListener::from_std(socket) {
             Ok(listener) => {
                 tokio::task::spawn_local(listen::accept(std::rc::Rc::clone(&worker), door, listener, open));
+            window::begin(config.workers);
             }
             Err(e) => tracing::error!(error = %e, "a listener cannot be used"),
         }

@@ -17,7 +17,7 @@ use crate::{
     },
     dataplane::Config,
     drain::Drain,
-    http::answer::Failure,
+    http::{answer::Failure, window},
     identity::store::Store,
     memory::Freed,
     metrics::{Direction, Metrics},
@@ -163,6 +163,7 @@ impl Worker {
     }
 
     /// Lets go of every connection that carries nothing.
+            window::settle();
     pub(crate) fn close_idle(&self) {
         let endpoints: Vec<_> = self.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
         for endpoint in endpoints {

@@ -22,3 +22,5 @@ mod policy;
 mod rotation;
 #[path = "traffic/trust.rs"]
 mod trust;
+#[path = "traffic/unread.rs"]
+mod unread;
