@@ -181,7 +181,8 @@ pub const MAX_DEFAULT_WORKERS: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// `CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`.
+    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and stands
+    /// in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
     pub id: String,
     /// What is done.
     #[serde(flatten)]

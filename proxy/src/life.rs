@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{Method, Request, StatusCode, header::USER_AGENT};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
@@ -26,7 +26,7 @@ use crate::{
     logs,
     metrics::Metrics,
     probes::Probes,
-    serve_http::{Answer, serve, text},
+    serve_http::{Answer, Keep, serve, text},
     settings::{Settings, SettingsError, slots_dir},
     slots::{self, Serving, SlotError},
 };
@@ -169,19 +169,19 @@ async fn open_ports(settings: &Settings, parts: &Parts) -> Result<(), LifeError>
     let local = settings.bind.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let everywhere = settings.bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     let listener = open(local, ports::ADMIN).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| {
+    tokio::spawn(serve(listener, Keep::Alive, move |r: Request<Incoming>| {
         let answer = only_get(&r).unwrap_or_else(|| admin.admin(r.uri().path()));
         std::future::ready(answer)
     }));
     let listener = open(everywhere, ports::METRICS).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| {
+    tokio::spawn(serve(listener, Keep::Alive, move |r: Request<Incoming>| {
         let answer = only_get(&r).unwrap_or_else(|| public.public(r.uri().path()));
         std::future::ready(answer)
     }));
     let probes = Probes::new(settings.probes.clone(), settings.ip, Arc::clone(&parts.health));
     let probes = Arc::new(probes);
     let listener = open(everywhere, ports::PROBES).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| probe(Arc::clone(&probes), r)));
+    tokio::spawn(serve(listener, Keep::One, move |r: Request<Incoming>| probe(Arc::clone(&probes), r)));
     Ok(())
 }
 
@@ -189,8 +189,7 @@ async fn probe(probes: Arc<Probes>, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = only_get(&request) {
         return refusal;
     }
-    let agent = request.headers().get(USER_AGENT).and_then(|a| a.to_str().ok());
-    probes.answer(request.uri().path(), agent).await
+    probes.answer(request.uri().path()).await
 }
 
 fn only_get(request: &Request<Incoming>) -> Option<Answer> {

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::{
     ports::{PortError, skipped},
-    probes::{self, ProbeError, Rewrite},
+    probes::{self, Key, ProbeError, Rewrite},
     sidecar::{self, Sidecar},
     workload,
 };
@@ -135,9 +135,9 @@ pub enum Refusal {
     },
 }
 
-/// Decides. `image` is the default one.
+/// Decides. `image` is the default one, `key` that of the probes of a pod that has none yet.
 #[must_use]
-pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: &str) -> Decision {
+pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: &str, key: &Key) -> Decision {
     let Some(spec) = &pod.spec else { return Decision::Skip("the pod has no spec") };
     if opted_out(pod) {
         return Decision::Skip("the pod opts out");
@@ -156,7 +156,7 @@ pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: 
             return Decision::Refuse(Refusal::Conflict { namespace: name, meshes: meshes.clone() });
         }
     };
-    match plan(pod, spec, namespace, mesh, image) {
+    match plan(pod, spec, namespace, mesh, image, key) {
         Ok(plan) => Decision::Inject(Box::new(plan)),
         Err(refusal) => Decision::Refuse(refusal),
     }
@@ -180,14 +180,21 @@ fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten()
 }
 
-fn plan(pod: &Pod, spec: &PodSpec, namespace: &Namespace, mesh: &Mesh, image: &str) -> Result<Plan, Refusal> {
+fn plan(
+    pod: &Pod,
+    spec: &PodSpec,
+    namespace: &Namespace,
+    mesh: &Mesh,
+    image: &str,
+    key: &Key,
+) -> Result<Plan, Refusal> {
     check_surroundings(spec, namespace)?;
     let present = is_present(pod, spec, &mesh.name_any())?;
     check_containers(spec)?;
-    let rewrites = probes::find(spec)?;
     let mut probes: Vec<Probe> = if present { known_probes(spec) } else { Vec::new() };
+    let rewrites = probes::find(spec, Key::of(&probes).as_ref().unwrap_or(key))?;
     // A container that was replaced under its name since the last invocation has new probes.
-    probes.retain(|known| rewrites.iter().all(|r| r.probe.id != known.id));
+    probes.retain(|known| rewrites.iter().all(|r| probes::name(&r.probe.id) != probes::name(&known.id)));
     probes.extend(rewrites.iter().map(|r| r.probe.clone()));
     let injection = &mesh.spec.injection;
     let listed = |list: &[u16], annotation: &'static str| {

@@ -30,6 +30,7 @@ use tokio_rustls::server::TlsStream;
 use super::{
     decide::{Decision, decide},
     patch::patch,
+    probes::Key,
 };
 use crate::{
     context::{Ctx, Shutdown, TaskResult},
@@ -151,7 +152,9 @@ impl Reviewer {
         };
         let who = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
         let decision = match lookup::membership(&self.ctx, namespace).await {
-            Ok((namespace, membership)) => decide(pod, &namespace, &membership, &self.ctx.config.proxy_image),
+            Ok((namespace, membership)) => {
+                decide(pod, &namespace, &membership, &self.ctx.config.proxy_image, &Key::random())
+            }
             Err(error) => {
                 tracing::warn!(namespace, pod = who, %error, "a pod cannot be judged");
                 let message =
