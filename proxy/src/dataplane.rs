@@ -2,8 +2,8 @@
 
 use std::{
     io,
-    net::{Ipv6Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -18,10 +18,11 @@ use crate::{
     identity::store::Store,
     listen::{self, Door},
     metrics::Metrics,
+    places::{self, Places},
     worker::Worker,
 };
 
-/// Connections open at once, all workers together.
+/// Connections open at once, all workers together; fewer where there are not descriptors for so many.
 pub const MAX_CONNECTIONS: usize = 16_384;
 
 /// Where the connections of a listener are to go.
@@ -165,8 +166,8 @@ pub fn start(
     }
     let drain = Drain::new();
     let config = Arc::new(config);
-    // One counter for the life of the process; a data plane is started once.
-    let open: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
+    // Counted for the life of the process; a data plane is started once.
+    let open: &'static Places = Box::leak(Box::new(Places::new(config.max_connections)));
     let mut workers = Vec::new();
     for (n, sockets) in sockets.into_iter().enumerate() {
         let (config, store, state) = (Arc::clone(&config), Arc::clone(&store), Arc::clone(&state));
@@ -176,13 +177,15 @@ pub fn start(
             let worker = Worker::new(config, store, state, metrics, drain);
             LocalSet::new().block_on(&runtime, run(worker, sockets, open));
         });
+    places::raise_descriptors();
+    config.max_connections = config.max_connections.min(places::affordable());
         workers.push(thread.map_err(StartError::Thread)?);
     }
     let (outbound, plain, mesh) = (config.outbound, config.plain, config.mesh);
     Ok(Handle { drain, metrics, workers, outbound, plain, mesh })
 }
 
-async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static AtomicUsize) {
+async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Places) {
     for (door, socket) in [(Door::Outbound, sockets.outbound), (Door::Plain, sockets.plain), (Door::Mesh, sockets.mesh)]
     {
         match TcpListener::from_std(socket) {
