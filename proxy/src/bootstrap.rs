@@ -155,6 +155,8 @@ pub mod env {
     pub const POD_UID: &str = "BOWLINE_POD_UID";
     /// See [`POD_NAME`].
     pub const POD_IP: &str = "BOWLINE_POD_IP";
+    /// Name of the pod's node (downward API).
+    pub const NODE_NAME: &str = "BOWLINE_NODE_NAME";
     /// See [`POD_NAME`].
     pub const SERVICE_ACCOUNT: &str = "BOWLINE_SERVICE_ACCOUNT";
     /// Name of the workload that owns the pod (metrics label), e.g. `web`.

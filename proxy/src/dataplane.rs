@@ -57,6 +57,17 @@ pub struct Config {
     pub workers: usize,
     /// Connections open at once.
     pub max_connections: usize,
+    /// Where this workload is.
+    pub here: Here,
+}
+
+/// Where a workload is, for Services that care.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Here {
+    /// Name of its node; empty: not known.
+    pub node: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
 }
 
 impl Config {
@@ -75,6 +86,7 @@ impl Config {
             workload,
             workers,
             max_connections: MAX_CONNECTIONS,
+            here: Here::default(),
         }
     }
 }
@@ -165,6 +177,8 @@ pub fn start(
         });
     }
     let drain = Drain::new();
+    places::raise_descriptors();
+    config.max_connections = config.max_connections.min(places::affordable());
     let config = Arc::new(config);
     // Counted for the life of the process; a data plane is started once.
     let open: &'static Places = Box::leak(Box::new(Places::new(config.max_connections)));
@@ -174,11 +188,10 @@ pub fn start(
         let (metrics, drain) = (Arc::clone(&metrics), Arc::clone(&drain));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
+            window::begin(config.workers);
             let worker = Worker::new(config, store, state, metrics, drain);
             LocalSet::new().block_on(&runtime, run(worker, sockets, open));
         });
-    places::raise_descriptors();
-    config.max_connections = config.max_connections.min(places::affordable());
         workers.push(thread.map_err(StartError::Thread)?);
     }
     let (outbound, plain, mesh) = (config.outbound, config.plain, config.mesh);
@@ -191,7 +204,6 @@ async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Place
         match TcpListener::from_std(socket) {
             Ok(listener) => {
                 tokio::task::spawn_local(listen::accept(std::rc::Rc::clone(&worker), door, listener, open));
-            window::begin(config.workers);
             }
             Err(e) => tracing::error!(error = %e, "a listener cannot be used"),
         }

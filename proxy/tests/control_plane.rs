@@ -38,7 +38,7 @@ fn address_of(name: &str, version: u64) -> Resource {
 
 fn service(name: &str, version: u64, ports: &[u32]) -> Resource {
     let ports = ports.iter().map(|p| proto::ServicePort { port: *p, ..Default::default() }).collect();
-    let body = Service { namespace: "shop".into(), name: name.into(), ports, groups: vec![] };
+    let body = Service { namespace: "shop".into(), name: name.into(), ports, ..Service::default() };
     resource(ResourceType::Service, &format!("shop/{name}"), version, &body)
 }
 
