@@ -8,6 +8,8 @@ mod application;
 mod balancing;
 #[path = "traffic/bounds.rs"]
 mod bounds;
+#[path = "traffic/floods.rs"]
+mod floods;
 #[path = "traffic/http1.rs"]
 mod http1;
 #[path = "traffic/http2.rs"]
