@@ -31,7 +31,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     ensure!(beyond.is_empty(), "calls that no rule of operator/src/rbac.rs covers: {}", beyond.join("; "));
 
     let unused = unused(&calls);
-    let (rare, unused): (Vec<_>, Vec<_>) = unused.into_iter().partition(|right| is_rare(right));
+    let (rare, unused): (Vec<_>, Vec<_>) = unused.into_iter().partition(is_rare);
     let all = everything_ran(cx, since)?;
     let told = |rights: &[Right]| rights.iter().map(Right::describe).collect::<Vec<_>>();
     if all && !unused.is_empty() {
