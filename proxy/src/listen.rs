@@ -127,8 +127,11 @@ fn destination(configured: Destination, stream: &TcpStream) -> Option<SocketAddr
         std::net::IpAddr::V4(_) => socket.original_dst_v4(),
         std::net::IpAddr::V6(_) => socket.original_dst_v6(),
     };
-    let to = original.ok()?.as_socket()?;
-    // Somebody connected to the proxy's port itself: carrying that on would lead back here.
+    onward(original.ok()?.as_socket()?, local)
+}
+
+/// Nothing where somebody connected to the proxy's port itself: carrying that on would lead back here.
+fn onward(to: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
     let own = (local.ip().to_canonical(), local.port());
     ((to.ip().to_canonical(), to.port()) != own).then_some(to)
 }
@@ -139,6 +142,24 @@ mod tests {
 
     use super::*;
     use crate::{control::state::State, dataplane::Config, drain::Drain, identity::store::Store, metrics::Metrics};
+
+    #[test]
+    fn nothing_leads_back_to_the_port_that_it_came_from() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = "10.0.0.7:15001";
+        for (to, local, expected) in [
+            ("10.96.0.10:80", own, true),
+            ("10.0.0.7:80", own, true),
+            ("10.0.0.8:15001", own, true),
+            (own, own, false),
+            // A socket that takes both families says it in either form.
+            (own, "[::ffff:10.0.0.7]:15001", false),
+            ("[::ffff:10.0.0.7]:15001", own, false),
+            ("[fd00::7]:15001", "[fd00::7]:15001", false),
+        ] {
+            assert_eq!(onward(address(to), address(local)).is_some(), expected, "{to} at {local}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_kept_for_each_connection_is_small() {
