@@ -125,7 +125,11 @@ pub async fn injected(cx: &Context, namespace: &str, mesh: &str) -> Result<()> {
 async fn try_one(api: &Api<Pod>, mesh: &str) -> Result<()> {
     let pod = app::pod("dry", json!({}), json!({ "serviceAccountName": "default" }));
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    let made = api.create(&params, &serde_json::from_value(pod)?).await?;
+    let made = api.create(&params, &serde_json::from_value(pod)?).await.map_err(|error| match error {
+        // The same is told several times over otherwise.
+        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
+        error => error.into(),
+    })?;
     let init = made.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
     let sidecars = init.filter(|c| SLOTS.contains(&c.name.as_str())).count();
     let of = made.metadata.annotations.unwrap_or_default().remove(INJECTED_ANNOTATION).unwrap_or_default();

@@ -19,7 +19,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     meshed::ensure(cx).await?;
     let ns = cx.temp_ns("e2e-drain", Some(MESH)).await?;
     // As applications should: it serves on for a moment after SIGTERM, until nobody is sent to it any more.
-    let linger = json!({ "args": ["serve", "--linger", "5"] });
+    let linger = json!({ "args": ["serve", "--linger", "8"] });
     let grace = json!({ "terminationGracePeriodSeconds": 30 });
     let server = App::new("server").replicas(2).container(linger).spec(grace.clone());
     app::deploy(cx, &ns, &[server, App::new("client"), App::new("witness"), leaver().spec(grace)]).await?;
@@ -45,7 +45,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     Ok(load.figures(Figures::new()).with("restart_seconds", seconds).with("container_restarts", restarts))
 }
 
-/// A slow answer of a pod that is deleted meanwhile arrives whole.
+/// A slow answer of a pod that is deleted meanwhile arrives whole: the application lingers for longer than it takes.
 async fn in_flight(cx: &Context, ns: &str, client: &Caller<'_>) -> Result<()> {
     let server = Caller::of(cx, ns, "server").await?;
     let url = format!("http://{}:8080/hook/slow?wait=6000", server.ip);
