@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 
 use super::{SOON, process};
@@ -85,11 +85,17 @@ pub async fn kill(cx: &Context, pod: &str) -> Result<()> {
     api.delete(pod, &DeleteParams::default().grace_period(0)).await.map(drop).context("cannot kill the operator's pod")
 }
 
-/// Kills every replica and lets none come back; waits until none is left.
+/// Kills every replica and lets none come back; waits until none is left, nor a process of one: a replica that is told to end serves on for
+/// some seconds, and remembers.
 ///
 /// # Errors
-/// When a pod stays.
+/// When a pod or its process stays.
 pub async fn remove(cx: &Context) -> Result<()> {
+    let mut processes = vec![];
+    for pod in pods(cx).await? {
+        // One that has not started has none.
+        processes.extend(process(&pod).ok().flatten());
+    }
     scale(cx, 0).await?;
     let api = Api::<Pod>::namespaced(cx.client(), NAMESPACE);
     let gone = || async {
@@ -98,6 +104,8 @@ pub async fn remove(cx: &Context) -> Result<()> {
             kill(cx, &crate::context::pods::name(pod)).await?;
         }
         ensure!(list.items.is_empty(), "{} pods are left", list.items.len());
+        let running = processes.iter().filter(|pid| test_kill_process(**pid).is_ok()).count();
+        ensure!(running == 0, "{running} processes are left");
         Ok(())
     };
     cx.eventually(SOON, "the operator does not go", gone).await

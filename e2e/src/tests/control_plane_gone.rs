@@ -13,6 +13,7 @@ use bowline_proxy::bootstrap::Reason;
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::cluster::kubectl_command;
 use crate::context::{Context, Figures};
 use crate::meshed::short_lived::ShortLived;
 use crate::meshed::{self, App, Caller, MESH, SOON, app, operator};
@@ -101,8 +102,15 @@ async fn unknown(client: &Caller<'_>, ns: &str) -> Result<()> {
 async fn refused(cx: &Context, ns: &str) -> Result<()> {
     let account = json!({ "serviceAccountName": "default" });
     let member = app::pod("orphan", json!({}), account.clone());
+    // Where processes cannot be seen, one may be asked for some seconds after its pod has gone.
+    let asked = ["create", "--dry-run=server", "--namespace", ns, "--filename", "-"];
+    let refusal = || async {
+        let created = kubectl_command(cx.env())?.args(asked).input(member.to_string()).output().await;
+        created.map_or_else(|error| Ok(format!("{error:#}")), |_| bail!("a member would be admitted"))
+    };
+    cx.eventually(SOON, "members are not refused", refusal).await?;
     let Err(error) = cx.apply_yaml(ns, &member.to_string()).await else {
-        bail!("it was admitted without a sidecar");
+        bail!("it was admitted");
     };
     let message = format!("{error:#}");
     for word in ["failed calling webhook", "inject.bowline.dev"] {
