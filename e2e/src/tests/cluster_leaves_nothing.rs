@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cluster::state::Record;
+use crate::cluster::state::{Process, Record};
 use crate::cluster::{self, cgroups, network, node_files};
 use crate::context::{Context, Figures};
 use crate::env::Env;
@@ -75,6 +75,13 @@ async fn add_nodes(env: &Env) -> Result<()> {
     network::create_node(env, 2, &[1]).await?;
     cluster::up(env, Some(3)).await.context("after an addition that was killed")?;
     ensure!(init(env)? == first, "the first node was started anew for the others' sake");
+    // Written down, and killed before it had its images.
+    let third = node(env, 3)?;
+    std::fs::remove_file(node_files::images_ready(&env.state, 3))?;
+    cluster::up(env, Some(3)).await.context("after an addition that was killed late")?;
+    ensure!(!third.alive() && node(env, 3)?.alive(), "a node without images was left as it was");
+    ensure!(init(env)? == first, "the first node was started anew for the third's sake");
+
     let record = Record::read(env)?.context("no record of the cluster")?;
     let numbers: Vec<_> = record.nodes.iter().map(|node| node.number).collect();
     ensure!(numbers == [1, 2, 3], "the nodes are {numbers:?}");
@@ -90,9 +97,15 @@ async fn add_nodes(env: &Env) -> Result<()> {
     Ok(())
 }
 
-fn init(env: &Env) -> Result<cluster::state::Process> {
+fn init(env: &Env) -> Result<Process> {
+    node(env, 1)
+}
+
+/// The process that a node is.
+fn node(env: &Env, number: u8) -> Result<Process> {
     let record = Record::read(env)?.context("no record of the cluster")?;
-    Ok(record.nodes.first().context("the cluster has no node")?.init)
+    let node = record.nodes.iter().find(|node| node.number == number);
+    Ok(node.with_context(|| format!("the cluster has no node {number}"))?.init)
 }
 
 /// What a cluster could leave behind.

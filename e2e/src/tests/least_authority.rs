@@ -4,10 +4,16 @@
 //! Seen to fail: a right taken from `operator/src/rbac.rs` leaves its calls without a rule; one added is never used.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail, ensure};
+use bowline_operator::config::WEBHOOK_SECRET;
 use bowline_operator::rbac::{RULES, Rule};
+use bowline_operator::webhook::certificate::SECRET_KEY;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 use crate::cluster::audit::{self, Call};
 use crate::context::{Context, Figures};
@@ -22,6 +28,7 @@ const RARE: [(&str, &str, &str, &str); 2] = [
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
+    lost_certificate(cx).await?;
     let (calls, since) = audit::read(cx.env())?;
     let operator = format!("system:serviceaccount:{NAMESPACE}:bowline-operator");
     let calls: BTreeSet<Call> = calls.into_iter().filter(|call| call.user == operator).collect();
@@ -43,6 +50,19 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("every_test_ran", all)
         .with("unused", told(&unused))
         .with("unused_rare", told(&rare)))
+}
+
+/// Nothing else makes the operator write the webhook's Secret again within its certificates' lives: it is emptied and put back as it was.
+async fn lost_certificate(cx: &Context) -> Result<()> {
+    let api = Api::<Secret>::namespaced(cx.client(), NAMESPACE);
+    let before = api.get(WEBHOOK_SECRET).await?.data;
+    let lost = Patch::Merge(json!({ "data": { SECRET_KEY: null } }));
+    api.patch(WEBHOOK_SECRET, &PatchParams::default(), &lost).await?;
+    cx.eventually(Duration::from_secs(30), "the webhook's Secret is not put back as it was", || async {
+        ensure!(api.get(WEBHOOK_SECRET).await?.data == before, "it holds something else");
+        Ok(())
+    })
+    .await
 }
 
 /// One verb of a rule, for one name.
