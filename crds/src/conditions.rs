@@ -26,7 +26,7 @@ pub mod reasons {
     pub const PROGRESSING: &str = "Progressing";
     /// The spec asks for what cannot be.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// Two Meshes claim one namespace.
+    /// A namespace that the Mesh's selector matches belongs to another Mesh.
     pub const NAMESPACE_CONFLICT: &str = "NamespaceConflict";
     /// The CA's keys are gone and no copy is left in memory.
     pub const CA_STATE_LOST: &str = "CaStateLost";
@@ -38,6 +38,12 @@ pub mod reasons {
     pub const API_ERROR: &str = "ApiError";
     /// The API server refuses the operator something: RBAC is not as shipped.
     pub const FORBIDDEN: &str = "Forbidden";
+    /// A ResourceQuota leaves no room for what the operator writes.
+    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// An admission webhook or policy refuses what the operator writes.
+    pub const ADMISSION_DENIED: &str = "AdmissionDenied";
+    /// The API server does not ask about the Mesh's pods (yet).
+    pub const WEBHOOK_NOT_READY: &str = "WebhookNotReady";
     /// Pods that should be meshed carry no sidecar.
     pub const PODS_WITHOUT_SIDECAR: &str = "PodsWithoutSidecar";
     /// A namespace names a Mesh that does not exist.

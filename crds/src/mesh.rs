@@ -6,6 +6,8 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+pub mod rules;
+mod schemas;
 mod source;
 mod status;
 pub use source::{CertManagerSource, IssuerRef, Rotation, SecretSource, Source};
@@ -76,38 +78,6 @@ impl Default for MeshSpec {
     }
 }
 
-/// What rules and operator both say about life spans.
-pub mod rules {
-    use std::time::Duration;
-
-    /// Shortest life of a leaf.
-    pub const MIN_LEAF: Duration = Duration::from_secs(60);
-    /// Longest life of a leaf.
-    pub const MAX_LEAF: Duration = Duration::from_secs(720 * 3600);
-    /// Message for a leaf outside of these.
-    pub const LEAF_RANGE: &str = "leafLifetime must lie between 1m and 720h";
-    /// Message for life spans in the wrong order.
-    pub const LIFETIME_ORDER: &str =
-        "leafLifetime must be shorter than issuerLifetime, and issuerLifetime shorter than rootLifetime";
-    /// Message for what is no duration.
-    pub(super) const DURATION: &str = "must be hours, minutes and seconds such as 24h, 90m or 1h30m";
-    /// What [`crate::duration::parse`] reads.
-    pub(super) const DURATION_RULE: &str = "self.matches('^([0-9]{1,6}[hms])+$')";
-    /// See [`LEAF_RANGE`]; texts that are no durations have been told already.
-    pub(super) const LEAF_RANGE_RULE: &str = "!self.leafLifetime.matches('^([0-9]{1,6}[hms])+$') || \
-        (duration(self.leafLifetime) >= duration('1m') && duration(self.leafLifetime) <= duration('720h'))";
-    /// See [`LIFETIME_ORDER`].
-    pub(super) const LIFETIME_ORDER_RULE: &str = "\
-        ![self.leafLifetime, self.issuerLifetime, self.rootLifetime].all(d, d.matches('^([0-9]{1,6}[hms])+$')) || \
-        (duration(self.leafLifetime) < duration(self.issuerLifetime) && \
-        duration(self.issuerLifetime) < duration(self.rootLifetime))";
-    /// Ports that every proxy keeps for itself.
-    pub(super) const PORTS_RULE: &str = "self.all(p, !(p in [15000, 15001, 15006, 15008, 15020, 15021]))";
-    /// Message for these.
-    pub(super) const PORTS: &str =
-        "ports 15000, 15001, 15006, 15008, 15020 and 15021 belong to the proxy: leave them out";
-}
-
 /// Life spans of certificates, as Go durations (`24h`, `8760h`). A leaf never outlives its issuer, an issuer never its root. A change
 /// applies to what is made from then on.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -160,9 +130,7 @@ pub struct Proxy {
     #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^[^ \\t\\n]+$')").message("spec.proxy.image must be an image reference such as NAME:TAG, without spaces")
-    )]
+    #[x_kube(validation = Rule::new(rules::IMAGE_RULE).message(rules::IMAGE))]
     pub image: Option<String>,
     /// How much it logs.
     #[serde(default)]
@@ -172,11 +140,9 @@ pub struct Proxy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schemas::resources")]
     #[x_kube(
-        validation = Rule::new(
-            "(!has(self.requests) || self.requests.all(k, isQuantity(self.requests[k]))) && \
-             (!has(self.limits) || self.limits.all(k, isQuantity(self.limits[k])))"
-        )
-        .message("spec.proxy.resources must hold quantities such as \"100m\" or \"64Mi\"")
+        validation = Rule::new(rules::RESOURCE_NAMES_RULE).message(rules::RESOURCE_NAMES),
+        validation = Rule::new(rules::QUANTITIES_RULE).message(rules::QUANTITIES),
+        validation = Rule::new(rules::REQUESTS_RULE).message(rules::REQUESTS)
     )]
     pub resources: Option<ResourceRequirements>,
 }
@@ -203,6 +169,13 @@ pub struct Injection {
     /// Namespaces that join besides those with the label `bowline.dev/mesh: NAME`. An empty selector takes all but the system's.
     #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schemas::selector")]
+    #[x_kube(
+        validation = Rule::new(rules::OPERATORS_RULE).message(rules::OPERATORS),
+        validation = Rule::new(rules::VALUES_RULE).message(rules::VALUES),
+        validation = Rule::new(rules::KEYS_RULE).message(rules::KEYS),
+        validation = Rule::new(rules::LABEL_VALUES_RULE).message(rules::LABEL_VALUES)
+    )]
     pub namespace_selector: Option<LabelSelector>,
     /// Ports whose inbound traffic is left alone in every pod.
     #[serde(default)]
@@ -256,32 +229,5 @@ mod defaults {
 
     pub(super) fn leaf_lifetime() -> String {
         "24h".into()
-    }
-}
-
-/// Schemas where those that are derived say too much or too little.
-mod schemas {
-    use schemars::{Schema, SchemaGenerator, json_schema};
-
-    pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "array",
-            "maxItems": 64,
-            "items": { "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 }
-        })
-    }
-
-    /// Requests and limits only: a sidecar has no use for claims.
-    pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
-        let quantities = json_schema!({
-            "type": "object",
-            "maxProperties": 16,
-            "additionalProperties": { "type": "string", "maxLength": 32 }
-        });
-        json_schema!({
-            "type": "object",
-            "nullable": true,
-            "properties": { "limits": quantities, "requests": quantities }
-        })
     }
 }

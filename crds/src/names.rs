@@ -24,7 +24,7 @@ pub const MESHED_LABEL: &str = "bowline.dev/meshed";
 
 /// Annotation on a Mesh: `"true"` lets it be deleted while workloads are still in it.
 pub const FORCE_DELETE_ANNOTATION: &str = "bowline.dev/force-delete";
-/// Annotation on a Mesh: `"true"` permits a new root after the CA's state was lost for good.
+/// Annotation on a Mesh: the fingerprint of the root that was lost for good permits a new one in its place, once.
 pub const NEW_ROOT_ANNOTATION: &str = "bowline.dev/accept-new-root";
 
 /// Annotation on a Mesh: another text than before starts a rotation of the root. See `spec.certificates.rotation.root`.

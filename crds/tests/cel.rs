@@ -15,6 +15,11 @@ fn complaints(spec: Value) -> String {
     validate_cel(&mesh("default", spec)).err().map(|e| e.to_string()).unwrap_or_default()
 }
 
+/// A spec whose selector has this expression.
+fn selector(expression: Value) -> Value {
+    json!({ "injection": { "namespaceSelector": { "matchExpressions": [expression] } } })
+}
+
 #[test]
 fn good_meshes_pass() {
     for spec in [
@@ -24,6 +29,13 @@ fn good_meshes_pass() {
         json!({ "certificates": { "leafLifetime": "720h" } }),
         json!({ "injection": { "skipInboundPorts": [22, 65_535], "skipOutboundPorts": [5432] } }),
         json!({ "proxy": { "image": "proxy:1", "resources": { "requests": { "cpu": "10m" }, "limits": { "memory": "64Mi" } } } }),
+        json!({ "proxy": { "resources": { "requests": { "cpu": "1", "ephemeral-storage": "0" }, "limits": { "cpu": "1000m", "memory": "1Gi" } } } }),
+        json!({ "injection": { "namespaceSelector": {} } }),
+        selector(json!({ "key": "example.com/team", "operator": "In", "values": ["a", "", "A_b-c.9"] })),
+        selector(json!({ "key": "team", "operator": "NotIn", "values": ["a"] })),
+        selector(json!({ "key": "team", "operator": "Exists" })),
+        selector(json!({ "key": "team", "operator": "DoesNotExist", "values": [] })),
+        json!({ "injection": { "namespaceSelector": { "matchLabels": { "example.com/team": "shop", "x": "" } } } }),
         json!({ "mtls": { "mode": "Permissive" } }),
     ] {
         assert_eq!(complaints(spec.clone()), "", "{spec}");
@@ -49,7 +61,49 @@ fn bad_meshes_are_told_which_field_and_what_to_do() {
         (json!({ "injection": { "skipInboundPorts": [80, 15_008] } }), "belong to the proxy"),
         (json!({ "injection": { "skipOutboundPorts": [15_001] } }), "belong to the proxy"),
         (json!({ "proxy": { "image": "a b" } }), "without spaces"),
+        (json!({ "proxy": { "image": "" } }), "image reference"),
         (json!({ "proxy": { "resources": { "limits": { "memory": "much" } } } }), "quantities such as"),
+        (json!({ "proxy": { "resources": { "limits": { "memory": "-1Mi" } } } }), "none of them below zero"),
+        (json!({ "proxy": { "resources": { "requests": { "cpu": "-10m" } } } }), "none of them below zero"),
+        (json!({ "proxy": { "resources": { "limits": { "gpu": "1" } } } }), "cpu, memory and ephemeral-storage only"),
+        (
+            json!({ "proxy": { "resources": { "requests": { "hugepages-2Mi": "1" } } } }),
+            "cpu, memory and ephemeral-storage only",
+        ),
+        (
+            json!({ "proxy": { "resources": { "requests": { "memory": "65Mi" }, "limits": { "memory": "64Mi" } } } }),
+            "must not ask for more than",
+        ),
+        (
+            json!({ "proxy": { "resources": { "requests": { "cpu": "2" }, "limits": { "cpu": "1999m" } } } }),
+            "must not ask for more than",
+        ),
+        (selector(json!({ "key": "team", "operator": "in", "values": ["a"] })), "In, NotIn, Exists or DoesNotExist"),
+        (selector(json!({ "key": "team", "operator": "" })), "In, NotIn, Exists or DoesNotExist"),
+        (selector(json!({ "key": "team", "operator": "In" })), "must not be empty with In"),
+        (selector(json!({ "key": "team", "operator": "NotIn", "values": [] })), "must not be empty with In"),
+        (selector(json!({ "key": "team", "operator": "Exists", "values": ["a"] })), "left out with Exists"),
+        (selector(json!({ "key": "team", "operator": "DoesNotExist", "values": ["a"] })), "left out with Exists"),
+        (selector(json!({ "key": "", "operator": "Exists" })), "must name labels such as"),
+        (selector(json!({ "key": "a/b/c", "operator": "Exists" })), "must name labels such as"),
+        (selector(json!({ "key": "Example.com/team", "operator": "Exists" })), "must name labels such as"),
+        (selector(json!({ "key": "te am", "operator": "Exists" })), "must name labels such as"),
+        (selector(json!({ "key": "a".repeat(64), "operator": "Exists" })), "must name labels such as"),
+        (selector(json!({ "key": "team", "operator": "In", "values": ["a b"] })), "values that a label can have"),
+        (selector(json!({ "key": "team", "operator": "In", "values": ["-a"] })), "values that a label can have"),
+        (
+            json!({ "injection": { "namespaceSelector": { "matchLabels": { "team": "a/b" } } } }),
+            "values that a label can have",
+        ),
+        (json!({ "injection": { "namespaceSelector": { "matchLabels": { "": "a" } } } }), "must name labels such as"),
+        (
+            json!({ "injection": { "namespaceSelector": { "matchLabels": { "a b": "a" } } } }),
+            "must name labels such as",
+        ),
+        (
+            json!({ "injection": { "namespaceSelector": { "matchLabels": { "X.com/a": "a" } } } }),
+            "must name labels such as",
+        ),
     ] {
         let found = complaints(spec.clone());
         assert!(found.contains(expected), "{spec}: {found:?}");

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+mod bounds;
 pub mod rotation;
 
 /// What to measure.
@@ -31,6 +32,9 @@ pub struct BenchProxy {
     /// Seconds for each sample; overrides --quick.
     #[arg(long)]
     secs: Option<u32>,
+    /// Compare with what is promised, and fail when a line misses. By default only what that needs is measured.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Peers and load generators, and the Debian packages that bring them.
@@ -61,7 +65,11 @@ pub fn proxy(args: &BenchProxy) -> Result<()> {
         .current_dir(root)
         .args(["build", "--release", "--locked", "--manifest-path", "e2e/bench/bare/Cargo.toml", "--target-dir"])
         .arg(lab.join("bare")))?;
-    envoy(&lab);
+    let needed = |all: &'static str| args.check.then_some(all);
+    let peers = args.peers.as_deref().or(needed(bounds::PEERS));
+    if peers.is_none_or(|peers| peers.split(',').any(|peer| peer == "envoy")) {
+        envoy(&lab);
+    }
 
     let out = root.join("target/e2e/bench");
     std::fs::create_dir_all(&out)?;
@@ -70,7 +78,8 @@ pub fn proxy(args: &BenchProxy) -> Result<()> {
     if args.quick {
         harness.arg("--quick");
     }
-    for (flag, value) in [("--peers", &args.peers), ("--workloads", &args.workloads)] {
+    let workloads = args.workloads.as_deref().or(needed(bounds::WORKLOADS));
+    for (flag, value) in [("--peers", peers), ("--workloads", workloads), ("--topos", needed(bounds::TOPOLOGIES))] {
         if let Some(v) = value {
             harness.args([flag, v]);
         }
@@ -85,9 +94,9 @@ pub fn proxy(args: &BenchProxy) -> Result<()> {
     let table = String::from_utf8_lossy(&result.stdout);
     println!("{table}");
     std::fs::write(out.join("proxy.md"), table.as_bytes())?;
-    ensure!(result.status.success(), "the benchmark harness failed: {}", result.status);
+    ensure!(result.status.success(), "the benchmark harness failed: {}; it says above why", result.status);
     eprintln!("bench: table in {}", out.join("proxy.md").display());
-    Ok(())
+    if args.check { bounds::check(&out.join("proxy.json")) } else { Ok(()) }
 }
 
 /// Where peers and their builds are kept between runs.

@@ -2,6 +2,7 @@
 //!
 //! `up` observes what is there, decides, and acts; `down` removes it all. State is below [`Env::state`].
 
+pub mod audit;
 pub mod cgroups;
 pub mod health;
 pub mod init;
@@ -13,6 +14,7 @@ pub mod start_node;
 pub mod state;
 pub mod take_down;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +24,6 @@ use self::pki::Pki;
 use self::state::Record;
 use crate::env::Env;
 use crate::images::{self, load};
-use crate::lock::Lock;
 use crate::prereq;
 use crate::programs::Programs;
 use crate::progress::{say, step};
@@ -54,7 +55,15 @@ fn decide(observed: Observed, wanted: Option<u8>) -> Plan {
     }
 }
 
-/// Brings a cluster of at least `wanted` nodes up (default: what runs, else one).
+/// Nodes of which something is there, but which never got as far as to run: their addition failed or was killed. `recorded` are those
+/// that are written down, and whether each has got its images, without which its kubelet does not start.
+fn unfinished(recorded: &[(u8, bool)], there: impl IntoIterator<Item = u8>) -> BTreeSet<u8> {
+    let finished = |number: &u8| recorded.iter().any(|(n, complete)| n == number && (*complete || *n == 1));
+    let recorded = recorded.iter().map(|(number, _)| *number);
+    there.into_iter().chain(recorded).filter(|number| !finished(number)).collect()
+}
+
+/// Brings a cluster of at least `wanted` nodes up (default: what runs, else one). The caller holds the cluster's lock.
 ///
 /// # Errors
 /// Names the step that failed and, where a person can help, what to do.
@@ -66,8 +75,9 @@ pub async fn up(env: &Env, wanted: Option<u8>) -> Result<()> {
     let wanted_max = wanted.unwrap_or(1);
     ensure!((1..=network::MAX_NODES).contains(&wanted_max), "--nodes is 1 to {}", network::MAX_NODES);
     prereq::for_cluster().await?;
+    state::ensure_ours(env)?;
     let programs = Programs::build(env).await?;
-    let _lock = lock(env).await?;
+    clear_unfinished(env).await?;
     let observed = observe(env, &programs).await?;
     let running = if let Observed::Healthy { nodes } = observed { nodes } else { 0 };
     let (first, last) = match decide(observed, wanted) {
@@ -100,7 +110,7 @@ pub async fn up(env: &Env, wanted: Option<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the cluster down.
+/// Takes the cluster down. The caller holds the cluster's lock.
 ///
 /// # Errors
 /// Names what would not go.
@@ -108,7 +118,7 @@ pub async fn down(env: &Env) -> Result<()> {
     if let Some(kubeconfig) = &env.kubeconfig {
         bail!("KUBECONFIG={} is a cluster of yours: take it down yourself, or unset KUBECONFIG", kubeconfig.display());
     }
-    let _lock = lock(env).await?;
+    state::ensure_ours(env)?;
     if !take_down::anything(env) {
         say("there is no cluster");
         return Ok(());
@@ -118,8 +128,18 @@ pub async fn down(env: &Env) -> Result<()> {
     Ok(())
 }
 
-async fn lock(env: &Env) -> Result<Lock> {
-    Lock::take(&env.cache.join(format!("{}.lock", env.instance)), "bringing this cluster up or down").await
+/// Removes what an interrupted addition left of further nodes, so that the cluster can go on without it. Of the first node nothing can be
+/// left without it all being left-overs.
+async fn clear_unfinished(env: &Env) -> Result<()> {
+    let Some(record) = Record::read(env)?.filter(|record| !record.nodes.is_empty()) else { return Ok(()) };
+    let complete = |number| node_files::images_ready(&env.state, number).exists();
+    let recorded: Vec<_> = record.nodes.iter().map(|node| (node.number, complete(node.number))).collect();
+    let there = network::nodes(env).into_iter().chain(cgroups::nodes(env));
+    for number in unfinished(&recorded, there) {
+        say(format_args!("an earlier start of node {number} was interrupted"));
+        step("removing what is left of it", take_down::take_down_node(env, number)).await?;
+    }
+    Ok(())
 }
 
 async fn observe(env: &Env, programs: &Programs) -> Result<Observed> {
@@ -225,5 +245,19 @@ mod tests {
         assert_eq!(decide(Observed::Healthy { nodes: 2 }, Some(1)), Plan::Keep);
         assert_eq!(decide(Observed::Healthy { nodes: 1 }, Some(2)), Plan::Start(2, 2));
         assert_eq!(decide(Observed::Broken("x".into()), None), Plan::Rebuild("x".into(), 1));
+    }
+
+    #[test]
+    fn knows_nodes_whose_addition_was_interrupted() {
+        let numbers = |recorded: &[(u8, bool)], there: &[u8]| -> Vec<u8> {
+            unfinished(recorded, there.iter().copied()).into_iter().collect()
+        };
+        assert_eq!(numbers(&[(1, true), (2, true)], &[1, 2, 1, 2]), [0; 0]);
+        // A namespace or a cgroup that nobody wrote down.
+        assert_eq!(numbers(&[(1, true)], &[1, 2]), [2]);
+        // Written down, but its kubelet was never let loose.
+        assert_eq!(numbers(&[(1, true), (2, true), (3, false)], &[1, 2, 3, 4]), [3, 4]);
+        // Without the first node there is no cluster to go on with: that is for `observe` to say.
+        assert_eq!(numbers(&[(1, false)], &[1]), [0; 0]);
     }
 }

@@ -5,16 +5,17 @@ mod traffic;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use bowline_proxy::bootstrap::{REASON_HEADER, Reason};
 use serde_json::Value;
 
-use self::traffic::Traffic;
-use crate::cluster;
-use crate::context::{Context, pods};
+use self::traffic::{Expected, Traffic};
+use crate::context::{Context, Figures, pods};
 use crate::env::Env;
+use crate::images::load;
 use crate::images::product::{Profile, build_and_load};
-use crate::install;
 use crate::progress::{say, step};
+use crate::{cluster, in_use, install};
 
 const SHOP: &str = "bowline-demo";
 const OUTSIDE: &str = "bowline-demo-outside";
@@ -22,14 +23,26 @@ const SOON: Duration = Duration::from_secs(90);
 /// How long rates are measured.
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// Brings up whatever is missing, watches the traffic for a few seconds, and prints what a person wants to see.
+/// Brings up whatever is missing, watches the traffic for a few seconds, and prints what a person wants to see. Leaves figures called `demo`.
+/// The caller holds the cluster's lock.
 ///
 /// # Errors
-/// Names the step that failed.
-pub async fn run(env: &Env) -> Result<()> {
+/// Names the step that failed, or what is not as a mesh should be.
+pub async fn run(env: &Env, profile: Profile) -> Result<()> {
     let start = Instant::now();
+    let shown = Box::pin(show(env, profile, start)).await;
+    let (figures, result) = match shown {
+        Ok(figures) => (figures.with("result", "passed"), Ok(())),
+        Err(e) => (Figures::new().with("result", "failed"), Err(e)),
+    };
+    figures.with("seconds", tenth(start.elapsed())).write(env, "demo")?;
+    result
+}
+
+async fn show(env: &Env, profile: Profile, start: Instant) -> Result<Figures> {
+    in_use::refuse(env).await?;
     cluster::up(env, None).await?;
-    build_and_load(env, Profile::Image).await?;
+    build_and_load(env, profile).await?;
     install::install(env).await?;
     let cx = Context::connect(env, "demo", false).await?;
     step("making the Mesh", mesh(&cx)).await?;
@@ -48,16 +61,35 @@ pub async fn run(env: &Env) -> Result<()> {
     println!("GET http://catalog.{SHOP}/ from {OUTSIDE}: {refused}");
     heading("How to look further");
     print!("{}", hints());
-    if traffic.is_silent() {
-        bail!("no traffic was seen between the shop's pods: see `cargo e2e kubectl -- logs -n {SHOP} deploy/visitors`");
+    let silent = traffic.silent(&edges());
+    if !silent.is_empty() {
+        bail!(
+            "no request was seen of {}: see `cargo e2e kubectl -- logs -n {SHOP} deploy/visitors -c app`",
+            silent.join(", ")
+        );
     }
-    Ok(())
+    Ok(Figures::new().with("requests_per_second", traffic.rate()).with("edges", edges().len()))
+}
+
+/// What the manifests have talk to each other.
+fn edges() -> [Expected; 3] {
+    let edge = |from: &str, to| Expected { caller: format!("/ns/{SHOP}/sa/{from}"), called: to };
+    [edge("visitors", "frontend"), edge("frontend", "catalog"), edge("frontend", "orders")]
 }
 
 async fn mesh(cx: &Context) -> Result<String> {
     let sample = cx.env().root.join("config/samples/mesh.yaml");
     cx.kubectl(&["apply", "-f", &sample.to_string_lossy()]).await?;
+    // The sample does not take back what somebody has set since, by the last of the hints for example.
+    cx.kubectl(&["patch", "mesh", "default", "--type=merge", "--patch", &mode("Strict")]).await?;
+    let generation = cx.kubectl(&["get", "mesh", "default", "--output", "jsonpath={.metadata.generation}"]).await?;
+    let seen = format!("--for=jsonpath={{.status.observedGeneration}}={generation}");
+    cx.kubectl(&["wait", &seen, "mesh/default", "--timeout=60s"]).await?;
     cx.kubectl(&["wait", "--for=condition=Ready", "mesh/default", "--timeout=60s"]).await
+}
+
+fn mode(mode: &str) -> String {
+    format!(r#"{{"spec":{{"mtls":{{"mode":"{mode}"}}}}}}"#)
 }
 
 async fn applications(cx: &Context) -> Result<()> {
@@ -67,41 +99,54 @@ async fn applications(cx: &Context) -> Result<()> {
     for (namespace, name) in
         [(SHOP, "catalog"), (SHOP, "orders"), (SHOP, "frontend"), (SHOP, "visitors"), (OUTSIDE, "stranger")]
     {
-        cx.rolled_out(namespace, &format!("deployment/{name}"), SOON).await?;
+        let deployment = format!("deployment/{name}");
+        let pods = cx.pods(namespace, &format!("app={name}")).await?;
+        if pods.iter().any(|pod| load::is_outdated(cx.env(), pod)) {
+            cx.kubectl(&["rollout", "restart", &deployment, "--namespace", namespace]).await?;
+        }
+        cx.rolled_out(namespace, &deployment, SOON).await?;
     }
     Ok(())
 }
 
-/// What a pod outside the mesh gets to hear under Strict.
+/// What a pod outside the mesh gets to hear under Strict: that is a refusal with the reason, or the demo fails.
 async fn stranger(cx: &Context) -> Result<String> {
     let pod = pods::name(&cx.ready_pod(OUTSIDE, "app=stranger", SOON).await?);
     let url = format!("http://catalog.{SHOP}/");
-    let ran = cx.exec_code(OUTSIDE, &pod, "app", &["/test-app", "get", &url, "--timeout", "5"]).await?;
-    let report: Value = serde_json::from_str(&ran.stdout).with_context(|| format!("the stranger said {ran:?}"))?;
-    if report["status"] == 200 {
-        bail!("the shop answered a stranger's plaintext, although the mesh is Strict: {report}");
-    }
-    let reason = report["headers"]["bowline-reason"].as_str();
-    Ok(match (report["status"].as_u64(), reason, report["error"].as_str()) {
-        (Some(status), Some(reason), _) => format!("refused with status {status}, bowline-reason: {reason}"),
-        (Some(status), None, _) => format!("refused with status {status}"),
-        (None, _, error) => format!("refused: {}", error.unwrap_or("without an answer")),
+    let command = ["/test-app", "get", &url, "--timeout", "5"];
+    // Where the mesh was Permissive a moment ago, proxies hear of Strict a moment later.
+    cx.eventually(SOON, "the shop does not refuse a stranger's plaintext, although the mesh is Strict", || async {
+        let ran = cx.exec_code(OUTSIDE, &pod, "app", &command).await?;
+        let report = serde_json::from_str(&ran.stdout).with_context(|| format!("the stranger said {ran:?}"))?;
+        refusal(&report)
     })
+    .await
+}
+
+/// A refusal in words.
+fn refusal(report: &Value) -> Result<String> {
+    let reason = &report["headers"][REASON_HEADER];
+    ensure!(report["status"] == 403 && reason == Reason::MtlsRequired.as_str(), "{report}");
+    Ok(format!("refused with status 403, {REASON_HEADER}: {}", Reason::MtlsRequired.as_str()))
 }
 
 /// Two scrapes of every proxy of the shop, and what happened in between.
 async fn watch(cx: &Context) -> Result<Traffic> {
-    let what = "no request was seen between the shop's pods";
     let before = cx
-        .eventually(SOON, what, || async {
+        .eventually(SOON, "not all of the shop's pods talk to each other", || async {
             let seen = Traffic::scrape(cx, SHOP).await?;
-            anyhow::ensure!(!seen.is_silent(), "the counters are at rest");
+            let silent = seen.silent(&edges());
+            ensure!(silent.is_empty(), "no request was seen of {}", silent.join(", "));
             Ok(seen)
         })
         .await?;
     // A rate needs time to pass.
     tokio::time::sleep(WATCHED).await;
     Ok(Traffic::scrape(cx, SHOP).await?.since(&before))
+}
+
+fn tenth(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 fn hints() -> String {
@@ -119,7 +164,7 @@ fn hints() -> String {
             "be refused yourself",
         ),
         (
-            "patch mesh default --type merge -p '{\"spec\":{\"mtls\":{\"mode\":\"Permissive\"}}}'".to_owned(),
+            format!("patch mesh default --type merge -p '{}'", mode("Permissive")),
             "let the stranger in, without a restart",
         ),
     ];
@@ -129,7 +174,26 @@ fn hints() -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::*;
     use crate::images::product::image_name;
+
+    #[test]
+    fn only_a_refusal_that_says_why_is_one() {
+        let report = |status: u16, reason: &str| json!({ "status": status, "headers": { "bowline-reason": reason } });
+        refusal(&report(403, "mtls-required")).expect("a refusal");
+        for report in [
+            report(403, "port-denied"),
+            report(503, "mtls-required"),
+            json!({ "status": 200, "headers": {} }),
+            json!({ "status": 403, "headers": {} }),
+            json!({ "error": "connection refused" }),
+            json!({ "error": "timeout" }),
+        ] {
+            refusal(&report).unwrap_err();
+        }
+    }
 
     #[test]
     fn the_samples_name_the_image_of_this_version() {

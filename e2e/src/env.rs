@@ -11,6 +11,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const DEFAULT_STATE: &str = "/var/tmp/bowline-e2e";
 
+/// The variable that says where figures and diagnostics go.
+pub const OUT: &str = "BOWLINE_OUT";
+
 /// Every path that the harness uses, and the name that sets one cluster on a machine apart from another.
 #[derive(Clone, Debug)]
 pub struct Env {
@@ -22,8 +25,10 @@ pub struct Env {
     pub state: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
-    /// Figures, diagnostics and images: always `target/e2e` of the checkout.
+    /// Images and logs: always `target/e2e` of the checkout.
     pub out: PathBuf,
+    /// Figures and diagnostics of tests (`BOWLINE_OUT`, else [`Self::out`]).
+    pub found: PathBuf,
     /// Prefix of network namespaces and cgroups.
     pub instance: String,
     /// The user's own cluster, if `KUBECONFIG` names one.
@@ -57,6 +62,7 @@ impl Env {
             state,
             target: var("CARGO_TARGET_DIR").unwrap_or_else(|| root.join("target")),
             out: root.join("target/e2e"),
+            found: var(OUT).unwrap_or_else(|| root.join("target/e2e")),
             kubeconfig: var("KUBECONFIG"),
         })
     }
@@ -65,6 +71,20 @@ impl Env {
     #[must_use]
     pub fn with_state(&self, state: PathBuf) -> Self {
         Self { instance: instance(&state), state, kubeconfig: None, ..self.clone() }
+    }
+
+    /// The file that who uses the cluster holds locked. For a cluster of this machine it depends on the cluster's state alone, not on whose
+    /// home or checkout the command comes from.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        match &self.kubeconfig {
+            None => Path::new("/run/lock").join(format!("{}.lock", self.instance)),
+            // Not necessarily root's.
+            Some(file) => {
+                let file = file.canonicalize().unwrap_or_else(|_| file.clone());
+                self.cache.join("locks").join(format!("kubeconfig-{}.lock", digest(&file)))
+            }
+        }
     }
 
     /// The directory of checked-in inputs of the cluster.
@@ -83,8 +103,13 @@ fn instance(state: &Path) -> String {
     if state == Path::new(DEFAULT_STATE) {
         return "bowline".into();
     }
-    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-    format!("bowline-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+    format!("bowline-{}", digest(state))
+}
+
+/// Tells one path from another, in few letters.
+fn digest(path: &Path) -> String {
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    format!("{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
 }
 
 #[cfg(test)]
@@ -97,5 +122,17 @@ mod tests {
         let (a, b) = (instance(Path::new("/var/tmp/a")), instance(Path::new("/var/tmp/b")));
         assert_ne!(a, b);
         assert_eq!(a.len(), "bowline-".len() + 6);
+    }
+
+    #[test]
+    fn a_lock_belongs_to_a_cluster_wherever_it_is_asked_from() {
+        let env = Env { kubeconfig: None, ..Env::from_process().unwrap() };
+        let second = env.with_state("/var/tmp/b".into());
+        assert_ne!(env.lock(), second.lock());
+        let elsewhere = Env { cache: "/home/else/.cache".into(), root: "/home/else/bowline".into(), ..second.clone() };
+        assert_eq!(elsewhere.lock(), second.lock());
+        let own = |file: &str| Env { kubeconfig: Some(file.into()), ..env.clone() };
+        assert_ne!(own("/a/config").lock(), env.lock());
+        assert_ne!(own("/a/config").lock(), own("/b/config").lock());
     }
 }

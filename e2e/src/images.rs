@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::state::Process;
 use crate::env::Env;
 use crate::programs::Programs;
 use crate::progress::step;
@@ -21,6 +22,8 @@ use crate::shell::{Cmd, run, which};
 pub struct Image {
     /// Its full name, with tag.
     pub name: String,
+    /// Where its archive lies below `target/e2e/images`: images of one name that are built in several ways are kept apart.
+    pub folder: &'static str,
     /// The directory of its Containerfile.
     pub containerfile: PathBuf,
     /// Files for the build context, and their names there.
@@ -32,7 +35,7 @@ impl Image {
     #[must_use]
     pub fn archive(&self, env: &Env) -> PathBuf {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name).replace(':', "-");
-        env.out.join("images").join(format!("{short}.tar"))
+        env.out.join("images").join(self.folder).join(format!("{short}.tar"))
     }
 
     /// Builds the archive, unless it is there with the same inputs.
@@ -46,6 +49,7 @@ impl Image {
         if archive.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == digest) {
             return Ok(archive);
         }
+        sweep(archive.parent().unwrap_or(&env.out));
         let work = archive.with_extension(format!("work-{}", std::process::id()));
         let built = step(&format!("building image {}", self.name), self.build_in(&work, &archive)).await;
         let _ = std::fs::remove_dir_all(&work);
@@ -92,17 +96,40 @@ impl Image {
     }
 }
 
+/// Removes what builds that were killed left beside the archives: `NAME.work-PID`, whose process is gone.
+fn sweep(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.rsplit_once(".work-")).and_then(|(_, pid)| pid.parse().ok());
+        if pid.is_some_and(|pid: i32| Process::now(pid).is_none()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The image that the simplest tests run, which needs nothing of ours.
+fn busybox(env: &Env) -> Result<Image> {
+    let program = which("busybox").context("busybox-static is not installed")?;
+    Ok(third_party(env, "busybox", (program, "busybox")))
+}
+
+/// An image around one program that is not ours; its Containerfile is in `e2e/images/NAME`.
+#[must_use]
+pub fn third_party(env: &Env, name: &str, program: (PathBuf, &'static str)) -> Image {
+    let containerfile = env.root.join("e2e/images").join(name);
+    Image { name: format!("localhost/{name}:1"), folder: "", containerfile, files: vec![program] }
+}
+
 /// Builds what every cluster needs: pause, CoreDNS and busybox. Returns their archives.
 ///
 /// # Errors
 /// When a compiler, buildah or an input is missing.
 pub async fn base(env: &Env, programs: &Programs) -> Result<Vec<PathBuf>> {
-    let source = |name: &str| env.root.join("e2e/images").join(name);
-    let image = |name: &str, files| Image { name: format!("localhost/{name}:1"), containerfile: source(name), files };
+    let pause = pause(env, &env.root.join("e2e/images/pause/pause.c")).await?;
     let images = [
-        image("pause", vec![(pause(env, &source("pause/pause.c")).await?, "pause")]),
-        image("coredns", vec![(programs.path("coredns")?, "coredns")]),
-        image("busybox", vec![(which("busybox").context("busybox-static is not installed")?, "busybox")]),
+        third_party(env, "pause", (pause, "pause")),
+        third_party(env, "coredns", (programs.path("coredns")?, "coredns")),
+        busybox(env)?,
     ];
     let mut archives = vec![];
     for image in &images {
@@ -128,11 +155,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_do_not_share_an_archive() {
+    fn neither_versions_nor_profiles_share_an_archive() {
         let env = Env::from_process().unwrap();
-        let archive =
-            |name: &str| Image { name: name.into(), containerfile: PathBuf::new(), files: vec![] }.archive(&env);
-        assert!(archive("localhost/bowline-proxy:0.1.0").ends_with("images/bowline-proxy-0.1.0.tar"));
-        assert_ne!(archive("localhost/a:0.1.0"), archive("localhost/a:0.1.1"));
+        let archive = |name: &str, folder| {
+            Image { name: name.into(), folder, containerfile: PathBuf::new(), files: vec![] }.archive(&env)
+        };
+        assert!(archive("localhost/bowline-proxy:0.1.0", "").ends_with("images/bowline-proxy-0.1.0.tar"));
+        assert!(archive("localhost/a:0.1.0", "release").ends_with("images/release/a-0.1.0.tar"));
+        assert_ne!(archive("localhost/a:0.1.0", ""), archive("localhost/a:0.1.1", ""));
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_swept_and_a_running_one_is_not() {
+        let dir = std::env::temp_dir().join(format!("bowline-sweep-{}", std::process::id()));
+        let running = format!("a-1.work-{}", std::process::id());
+        // No process has a number this high (Linux, proc(5), pid_max).
+        for name in ["a-1.work-4194305", "a-1.work-x", &running] {
+            std::fs::create_dir_all(dir.join(name).join("context")).unwrap();
+        }
+        std::fs::write(dir.join("a-1.tar"), "").unwrap();
+        sweep(&dir);
+        let mut left: Vec<_> =
+            std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let mut wanted = vec!["a-1.tar".to_owned(), running, "a-1.work-x".into()];
+        wanted.sort();
+        assert_eq!(left, wanted);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

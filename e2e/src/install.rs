@@ -1,10 +1,12 @@
 //! Installs the operator as a user does: `kubectl apply -k config/default`.
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
 
 use crate::cluster::kubectl_command;
 use crate::env::Env;
-use crate::images::{load, product};
+use crate::images::load;
 use crate::progress::step;
 
 /// The operator's namespace and the name of its Deployment.
@@ -34,9 +36,9 @@ pub async fn install(env: &Env) -> Result<()> {
 
 /// Whether a pod of the operator runs another image than the one of that name on the nodes.
 async fn stale(env: &Env) -> Result<bool> {
-    let Some(loaded) = load::on_first_node(env, &product::image_name("bowline-operator")) else { return Ok(false) };
-    let path = r#"jsonpath={range .items[*].status.containerStatuses[*]}{.imageID}{"\n"}{end}"#;
-    let get = ["get", "pods", "--namespace", NAMESPACE, "--selector", SELECTOR, "--output", path];
-    let running = kubectl_command(env)?.args(get).output().await?;
-    Ok(running.split_whitespace().any(|id| id.trim_start_matches("sha256:") != loaded))
+    let get = ["get", "pods", "--namespace", NAMESPACE, "--selector", SELECTOR, "--output", "json"];
+    let mut list: Value = serde_json::from_str(&kubectl_command(env)?.args(get).output().await?)?;
+    // kubectl calls it a List, whatever is in it.
+    let pods: Vec<Pod> = serde_json::from_value(list["items"].take())?;
+    Ok(pods.iter().any(|pod| load::is_outdated(env, pod)))
 }

@@ -6,6 +6,7 @@ pub mod context;
 pub mod demo;
 pub mod env;
 pub mod images;
+pub mod in_use;
 pub mod install;
 pub mod lock;
 pub mod meshed;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::init::Node;
 use e2e::env::Env;
 use e2e::images::product::Profile;
+use e2e::lock::Lock;
 use e2e::verify::{self, Options};
 use e2e::{bench, cluster, demo, images, install, prereq, report, run_tests};
 
@@ -52,7 +53,11 @@ enum Command {
     /// Install the operator with `kubectl apply -k config/default`.
     Install,
     /// From nothing to a mesh with traffic in it: bring up what is missing, then show who talks to whom.
-    Demo,
+    Demo {
+        /// With images as released.
+        #[arg(long)]
+        release: bool,
+    },
     /// Run tests on the cluster; brings up what they need.
     Test {
         /// Their names; all when none is given.
@@ -63,6 +68,9 @@ enum Command {
         /// The longer forms.
         #[arg(long)]
         long: bool,
+        /// With images as released.
+        #[arg(long)]
+        release: bool,
     },
     /// Print what the tests measured.
     Report,
@@ -121,6 +129,7 @@ fn start(command: Command) -> Result<ExitCode> {
 }
 
 async fn run(command: Command, env: &Env) -> Result<ExitCode> {
+    let _lock = if uses_cluster(&command, env) { Some(Lock::cluster(env).await?) } else { None };
     match command {
         Command::Up { nodes } => cluster::up(env, nodes).await?,
         Command::Down => cluster::down(env).await?,
@@ -130,15 +139,16 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
         }
         Command::Load { archives } => images::load::on_all_nodes(env, &archives).await?,
         Command::Images { release } => {
-            let profile = if release { Profile::Release } else { Profile::Image };
+            let profile = Profile::of(release);
             images::product::build_and_load(env, profile).await?;
+            images::product::tell_sizes(env, profile)?;
         }
         Command::Install => install::install(env).await?,
-        Command::Demo => demo::run(env).await?,
+        Command::Demo { release } => demo::run(env, Profile::of(release)).await?,
         Command::Test { list: true, .. } => run_tests::list(),
-        Command::Test { names, long, .. } => {
-            let passed = run_tests::run(env, &names, long).await?;
-            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        Command::Test { names, long, release, .. } => {
+            let options = run_tests::Options { names, long, release };
+            return Ok(verdict(run_tests::run(env, &options).await?));
         }
         Command::Report => report::print(env)?,
         Command::Bench(Bench::Proxy(args)) => {
@@ -146,12 +156,32 @@ async fn run(command: Command, env: &Env) -> Result<ExitCode> {
             bench::proxy(&args)?;
         }
         Command::Verify { no_cluster, long, keep } => {
-            let good = verify::verify(env, Options { no_cluster, long, keep }).await?;
-            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(verdict(verify::verify(env, Options { no_cluster, long, keep }).await?));
         }
         Command::Bench(Bench::Rotation(_)) | Command::NodeInit { .. } => {
             unreachable!("handled before the runtime starts")
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a command needs the cluster for itself. `verify` takes the lock when it comes to the cluster, `kubectl` must not wait for a test.
+fn uses_cluster(command: &Command, env: &Env) -> bool {
+    match command {
+        Command::Up { .. } | Command::Down | Command::Install | Command::Demo { .. } => true,
+        Command::Test { list, .. } => !list,
+        // Without a cluster of this machine they only build, which anybody may.
+        Command::Load { .. } | Command::Images { .. } => {
+            env.kubeconfig.is_none() && prereq::root().is_ok() && cluster::take_down::anything(env)
+        }
+        Command::Kubectl { .. }
+        | Command::Report
+        | Command::Bench(_)
+        | Command::Verify { .. }
+        | Command::NodeInit { .. } => false,
+    }
+}
+
+fn verdict(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,5 +1,6 @@
 //! A mesh to test in: one `Mesh` that tests share, applications in it, and callers that run inside them.
 
+pub mod admissions;
 pub mod app;
 pub mod authority;
 pub mod caller;
@@ -18,7 +19,9 @@ pub mod operator;
 pub mod process;
 pub mod rotation;
 pub mod secrets;
+pub mod short_lived;
 pub mod timeline;
+pub mod told;
 pub mod under_load;
 
 use std::net::IpAddr;
@@ -177,4 +180,14 @@ pub async fn scrape_one(cx: &Context, ip: IpAddr) -> Result<Metrics> {
 pub async fn restarts(cx: &Context, namespace: &str, selector: &str) -> Result<i32> {
     let pods = cx.pods(namespace, selector).await?;
     Ok(pods.iter().flat_map(pods::restarts).map(|(_, n)| n).sum())
+}
+
+/// As [`restarts`], when there shall be none.
+///
+/// # Errors
+/// When there was one.
+pub async fn no_restarts(cx: &Context, namespace: &str, selector: &str) -> Result<i32> {
+    let count = restarts(cx, namespace, selector).await?;
+    ensure!(count == 0, "{count} containers of {namespace} restarted");
+    Ok(count)
 }

@@ -1,14 +1,15 @@
 //! What the machine must have: root, Go, a few Debian packages. Installs what it can, names what it cannot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::env::Env;
 use crate::progress::step;
 use crate::shell::{Cmd, run, which};
 
-/// The oldest Go that builds the pinned modules.
-const GO: (u32, u32) = (1, 26);
+/// A version of Go: major, minor, patch.
+type GoVersion = (u32, u32, u32);
 
 /// A file or program that must exist, and the Debian package that brings it.
 const NEEDED: [(&str, &str); 11] = [
@@ -30,16 +31,25 @@ const NEEDED: [(&str, &str); 11] = [
 /// # Errors
 /// Names what is missing and the command that installs it.
 pub async fn for_cluster() -> Result<()> {
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "a cluster needs root for its namespaces and mounts: run `sudo -E env PATH=$PATH cargo e2e up`, \
-         or set KUBECONFIG to use a cluster of yours"
-    );
+    root()?;
     ensure!(
         Path::new("/sys/fs/cgroup/memory").is_dir() || Path::new("/sys/fs/cgroup/cgroup.controllers").is_file(),
         "no cgroup hierarchy at /sys/fs/cgroup: mount cgroup2 there"
     );
     packages(|_| true).await
+}
+
+/// Makes sure that this is root.
+///
+/// # Errors
+/// Says how to become it, and what works without.
+pub fn root() -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "a cluster needs root for its namespaces and mounts: run `sudo -E env PATH=$PATH cargo e2e up`, \
+         or set KUBECONFIG to use a cluster of yours"
+    );
+    Ok(())
 }
 
 /// Makes sure that tests which need no cluster find what they compare with: the kernel's rules as `nft` prints them.
@@ -50,29 +60,51 @@ pub async fn for_rust_tests() -> Result<()> {
     packages(|package| matches!(package, "nftables" | "iproute2" | "util-linux")).await
 }
 
-/// Makes sure that images can be built.
+/// Makes sure that images can be built; for a cluster of the user's also the one that on ours comes with the cluster.
 ///
 /// # Errors
 /// Names what is missing and the command that installs it.
-pub async fn for_images() -> Result<()> {
-    packages(|package| package == "buildah").await
+pub async fn for_images(env: &Env) -> Result<()> {
+    let own = env.kubeconfig.is_some();
+    packages(|package| package == "buildah" || own && package == "busybox-static").await
 }
 
-/// Makes sure that Go is there and new enough.
+/// Makes sure that Go is there and new enough for every module of `e2e/cluster/go`; returns the program.
 ///
 /// # Errors
-/// Says what to install.
-pub async fn for_go() -> Result<String> {
+/// Says what was found, what is wanted and by whom, and where to get it.
+pub async fn for_go(env: &Env) -> Result<String> {
+    let (wanted, module) = go_wanted(env)?;
+    let wanted_text = go_text(wanted);
     let advice = format!(
-        "install Go {}.{} or newer (https://go.dev/dl/, unpacked to /usr/local/go) and put it into PATH",
-        GO.0, GO.1
+        "{} wants Go {wanted_text}: install that or a newer one (https://go.dev/dl/, unpacked to /usr/local/go) and put it into PATH",
+        module.display()
     );
-    let go = which("go").with_context(|| format!("Go is missing: {advice}"))?;
+    let go = which("go").with_context(|| format!("Go is missing, and {advice}"))?;
     let go = go.to_string_lossy().into_owned();
     let said = run(&go, &["env", "GOVERSION"]).await?;
-    let version = parse_go(&said).with_context(|| format!("`{go} env GOVERSION` said {said:?}: {advice}"))?;
-    ensure!(version >= GO, "{go} is Go {}.{}: {advice}", version.0, version.1);
+    let found = parse_go(&said).with_context(|| format!("`{go} env GOVERSION` said {said:?}, and {advice}"))?;
+    ensure!(found >= wanted, "{go} is Go {}, and {advice}", go_text(found));
     Ok(go)
+}
+
+/// The newest Go that a module of the cluster asks for, and that module's `go.mod`.
+fn go_wanted(env: &Env) -> Result<(GoVersion, PathBuf)> {
+    let dir = env.inputs().join("go");
+    let mut newest = None;
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot look into {}", dir.display()))? {
+        let path = entry?.path().join("go.mod");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("go "));
+        let version =
+            line.and_then(parse_numbers).with_context(|| format!("{} has no line `go N.N`", path.display()))?;
+        newest = newest.max(Some((version, path)));
+    }
+    newest.with_context(|| format!("no module in {}", dir.display()))
+}
+
+fn go_text((major, minor, patch): GoVersion) -> String {
+    format!("{major}.{minor}.{patch}")
 }
 
 /// Installs the Debian packages that are missing among those that are `wanted`.
@@ -129,9 +161,17 @@ fn is_static(file: &Path) -> bool {
     elf.starts_with(b"\x7fELF") && !(0..count).any(|n| u32_at(table + n * size) == Some(3))
 }
 
-fn parse_go(said: &str) -> Option<(u32, u32)> {
-    let mut parts = said.trim().strip_prefix("go")?.split(['.', '-', 'r', 'b']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+/// What `go env GOVERSION` says: `go1.26.8`, `go1.27rc1`, `go1.26.8-distribution X:experiment`.
+fn parse_go(said: &str) -> Option<GoVersion> {
+    parse_numbers(said.trim().strip_prefix("go")?)
+}
+
+/// The numbers that a version begins with; what is not there is 0.
+fn parse_numbers(text: &str) -> Option<GoVersion> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+    let mut parts = numbers.split('.').map(str::parse);
+    let (major, minor) = (parts.next()?.ok()?, parts.next()?.ok()?);
+    Some((major, minor, parts.next().and_then(Result::ok).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -146,8 +186,27 @@ mod tests {
 
     #[test]
     fn reads_go_versions() {
-        assert_eq!(parse_go("go1.26.8\n"), Some((1, 26)));
-        assert_eq!(parse_go("go1.27rc1"), Some((1, 27)));
+        assert_eq!(parse_go("go1.26.8\n"), Some((1, 26, 8)));
+        assert_eq!(parse_go("go1.26.10-debian X:greenteagc"), Some((1, 26, 10)));
+        assert_eq!(parse_go("go1.27rc1"), Some((1, 27, 0)));
+        assert_eq!(parse_go("go1.26"), Some((1, 26, 0)));
         assert_eq!(parse_go("devel"), None);
+        assert!(parse_go("go1.26.5") < parse_go("go1.26.6") && parse_go("go1.26.9") < parse_go("go1.26.10"));
+    }
+
+    #[test]
+    fn the_go_that_modules_ask_for_is_the_one_that_people_are_told_to_install() {
+        let env = Env::from_process().unwrap();
+        let (wanted, module) = go_wanted(&env).unwrap();
+        for entry in std::fs::read_dir(env.inputs().join("go")).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path().join("go.mod")).unwrap();
+            let line = text.lines().find(|line| line.starts_with("go ")).unwrap();
+            assert!(parse_numbers(&line[3..]).unwrap() <= wanted, "{line} is newer than that of {}", module.display());
+        }
+        let text = format!("Go {}", go_text(wanted));
+        for file in ["README.md", "e2e/README.md", ".ci/run"] {
+            let said = std::fs::read_to_string(env.root.join(file)).unwrap();
+            assert!(said.contains(&text), "{file} does not ask for {text}, as {} does", module.display());
+        }
     }
 }

@@ -110,7 +110,7 @@ async fn build_missing(env: &Env, modules: &[(&Module, &PathBuf)]) -> Result<()>
     if modules.iter().all(|(_, dir)| dir.is_dir()) {
         return Ok(());
     }
-    let go = prereq::for_go().await?;
+    let go = prereq::for_go(env).await?;
     let _lock = Lock::take(&env.cache.join("programs.lock"), "building the cluster's programs").await?;
     let todo: Vec<_> = modules.iter().filter(|(_, dir)| !dir.is_dir()).collect();
     let mut plan = Plan::new(todo.iter().flat_map(|(module, _)| module.programs));

@@ -17,7 +17,7 @@ const COLUMNS: [&str; 8] =
 pub fn print(env: &Env) -> Result<()> {
     let all = Figures::read_all(env)?;
     if all.is_empty() {
-        println!("no figures yet: `cargo e2e test` leaves them in {}", env.out.join("figures").display());
+        println!("no figures yet: `cargo e2e test` leaves them in {}", env.found.join("figures").display());
         return Ok(());
     }
     print!("{}", table(&all));

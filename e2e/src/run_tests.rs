@@ -10,59 +10,116 @@ use crate::context::{Context, Figures};
 use crate::env::Env;
 use crate::images::product::Profile;
 use crate::progress::say;
-use crate::tests::{Needs, TESTS, Test};
-use crate::{cluster, images, install};
+use crate::tests::{Needs, TESTS, Test, Where};
+use crate::{cluster, images, in_use, install};
 
 /// Nodes of the cluster that tests run on.
 const NODES: u8 = 2;
+
+/// Which tests, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Their names; all when none is given.
+    pub names: Vec<String>,
+    /// The longer forms.
+    pub long: bool,
+    /// With images as released.
+    pub release: bool,
+}
 
 /// Prints the table of tests.
 pub fn list() {
     let width = TESTS.iter().map(|test| test.name.len()).max().unwrap_or(0);
     for test in TESTS {
-        println!("{:width$}  {}", test.name, test.proves);
+        let place = match test.place {
+            Where::Anywhere => String::new(),
+            Where::TwoNodes => " (skipped with KUBECONFIG: on a cluster of one node)".into(),
+            Where::ThrowAway(why) => format!(" (skipped with KUBECONFIG: {why})"),
+        };
+        println!("{:width$}  {}{place}", test.name, test.proves);
     }
 }
 
-/// Runs the named tests, or all, and prints a line for each and the counts at the end. Returns whether all passed.
+/// How the tests of a run ended.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: Vec<&'static str>,
+    skipped: usize,
+}
+
+/// Runs the chosen tests and prints a line for each and the counts at the end. Returns whether none failed. The caller holds the cluster's
+/// lock.
 ///
 /// # Errors
-/// When a name is none of a test, or the cluster or the operator cannot be brought up.
-pub async fn run(env: &Env, names: &[String], long: bool) -> Result<bool> {
-    let chosen = choose(names)?;
+/// When a name is none of a test, when somebody uses a mesh on a cluster that is not ours, or when the cluster or the operator cannot be
+/// brought up.
+pub async fn run(env: &Env, options: &Options) -> Result<bool> {
+    let chosen = choose(&options.names)?;
+    in_use::refuse(env).await?;
     cluster::up(env, Some(NODES)).await?;
-    if chosen.iter().any(|test| test.needs != Needs::Cluster) {
-        images::product::build_and_load(env, Profile::Image).await?;
+    let nodes = if env.kubeconfig.is_none() { NODES.into() } else { count_nodes(env).await? };
+    if chosen.iter().any(|test| test.needs != Needs::Cluster && obstacle(env, test, nodes).is_none()) {
+        images::product::build_and_load(env, Profile::of(options.release)).await?;
         install::install(env).await?;
     }
-    let (mut passed, mut failed) = (0, vec![]);
+    let mut counts = Counts::default();
     for (n, test) in chosen.iter().enumerate() {
         say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
-        let prepared = prepare(env, test.needs).await;
-        let start = Instant::now();
-        let result = match prepared {
-            Ok(()) => one(env, test, long).await,
-            Err(e) => Err(e),
-        };
-        let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-        let (figures, verdict) = match result {
-            Ok(figures) => {
-                passed += 1;
-                (figures, "ok".to_owned())
+        match obstacle(env, test, nodes) {
+            Some(why) => {
+                println!("test {}: skipped, {why}", test.name);
+                counts.skipped += 1;
+                Figures::new().with("result", "skipped").write(env, test.name)?;
             }
-            Err(e) => {
-                failed.push(test.name);
-                (Figures::new(), format!("FAILED: {e:#}"))
-            }
-        };
-        println!("test {} ({seconds} s): {verdict}", test.name);
-        keep(env, test.name, figures, verdict == "ok", seconds)?;
+            None => timed(env, test, options.long, &mut counts).await?,
+        }
     }
+    let Counts { passed, failed, skipped } = counts;
     if !failed.is_empty() {
         println!("failed: {}", failed.join(" "));
     }
-    println!("{passed} passed, {} failed", failed.len());
+    println!("{passed} passed, {} failed, {skipped} skipped", failed.len());
     Ok(failed.is_empty())
+}
+
+/// Why a test does not run on this cluster.
+fn obstacle(env: &Env, test: &Test, nodes: usize) -> Option<String> {
+    match test.place {
+        Where::ThrowAway(why) if env.kubeconfig.is_some() => {
+            Some(format!("{why}: only on the throw-away cluster (unset KUBECONFIG to run it there)"))
+        }
+        Where::TwoNodes if nodes < 2 => Some(format!("it wants two nodes, and the cluster has {nodes}")),
+        _ => None,
+    }
+}
+
+async fn count_nodes(env: &Env) -> Result<usize> {
+    let names = cluster::kubectl_command(env)?.args(["get", "nodes", "--output", "name"]).output().await?;
+    Ok(names.split_whitespace().count())
+}
+
+/// Runs one test, prints how it ended and keeps its figures.
+async fn timed(env: &Env, test: &'static Test, long: bool, counts: &mut Counts) -> Result<()> {
+    let prepared = prepare(env, test.needs).await;
+    let start = Instant::now();
+    let result = match prepared {
+        Ok(()) => one(env, test, long).await,
+        Err(e) => Err(e),
+    };
+    let seconds = (start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let (figures, verdict) = match result {
+        Ok(figures) => {
+            counts.passed += 1;
+            (figures, "ok".to_owned())
+        }
+        Err(e) => {
+            counts.failed.push(test.name);
+            (Figures::new(), format!("FAILED: {e:#}"))
+        }
+    };
+    println!("test {} ({seconds} s): {verdict}", test.name);
+    keep(env, test.name, figures, verdict == "ok", seconds)
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
@@ -137,5 +194,24 @@ mod tests {
         let error = choose(&["nonsense".into()]).err().unwrap().to_string();
         assert!(error.contains("nonsense") && error.contains("cluster_leaves_nothing"), "{error}");
         assert_eq!(choose(&["cluster".into()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_destroys_is_skipped_on_a_cluster_of_the_users() {
+        let ours = Env { kubeconfig: None, ..Env::from_process().unwrap() };
+        let theirs = Env { kubeconfig: Some("/home/somebody/.kube/config".into()), ..ours.clone() };
+        assert!(TESTS.iter().all(|test| obstacle(&ours, test, 2).is_none()));
+        let skipped = |nodes| -> Vec<_> {
+            TESTS.iter().filter(|test| obstacle(&theirs, test, nodes).is_some()).map(|test| test.name).collect()
+        };
+        assert!(skipped(1).contains(&"forty_pods") && !skipped(2).contains(&"forty_pods"));
+        let skipped = skipped(2);
+        for name in ["backup_restore", "bad_mesh", "rotation_sources", "own_cluster", "cluster_leaves_nothing"] {
+            assert!(skipped.contains(&name), "{name} would run on a cluster of the user's");
+        }
+        for name in ["cluster", "install", "protocols", "probes", "pod_shapes", "metrics", "control_plane_gone", "cost"]
+        {
+            assert!(!skipped.contains(&name), "{name} is skipped");
+        }
     }
 }

@@ -53,14 +53,14 @@ impl Gate {
     }
 }
 
-/// Serves until shutdown.
+/// Serves until everything else ends: that this replica is not Ready any more is to be heard from it.
 ///
 /// # Errors
 /// When the port cannot be opened.
 pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
     let listener = listen(ctx.config.admin_port).await?;
     let shutdown = ctx.shutdown.clone();
-    axum::serve(listener, router(ctx)).with_graceful_shutdown(async move { shutdown.requested().await }).await?;
+    axum::serve(listener, router(ctx)).with_graceful_shutdown(async move { shutdown.over().await }).await?;
     Ok(())
 }
 

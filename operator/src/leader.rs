@@ -42,6 +42,8 @@ pub async fn run<F: Future<Output = TaskResult> + Send + 'static>(
     work: impl Fn(Arc<Ctx>) -> F + Send,
 ) -> TaskResult {
     let mut elector = Elector::new(ctx.client.clone(), &ctx.config.namespace, &ctx.config.pod_name);
+    // Told from the start: where nobody leads, nobody else would say so.
+    ctx.metrics.leading(false);
     loop {
         tokio::select! {
             () = ctx.shutdown.requested() => return Ok(()),

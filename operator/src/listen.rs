@@ -1,4 +1,8 @@
-//! TCP accept → TLS handshake → handler: bounded in number and time. Used by the webhook and by the control server.
+//! TCP accept → TLS handshake → handler: bounded in number ([`slots`]) and time. Used by the webhook and by the control server.
+
+mod slots;
+
+pub use slots::{Bounds, InUse, Slot};
 
 use std::{
     future::Future,
@@ -11,11 +15,11 @@ use prometheus_client::{encoding::EncodeLabelSet, metrics::counter::Counter, met
 use rustls::{ServerConfig, server::Acceptor};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use self::slots::Slots;
 use crate::context::Shutdown;
 
 /// How long a handshake may take.
@@ -55,30 +59,34 @@ pub async fn open(port: u16) -> Result<TcpListener, ListenError> {
 
 /// A TLS server.
 pub struct Server {
-    /// Most connections at a time.
-    pub max_connections: usize,
-    /// Connections that were refused or failed before they could be used, by reason: `too-many`, `unknown-name`, `handshake`.
+    /// How many connections there may be.
+    pub bounds: Bounds,
+    /// Connections that were refused, failed or ended because of a bound, by reason: `too-many`, `too-many-of-address`, `made-room` (an
+    /// idle one, for another), `unused`, `unknown-name`, `handshake`.
     pub refused: Family<ReasonLabel, Counter>,
     /// Asks it to end.
     pub shutdown: Shutdown,
 }
 
 impl Server {
-    /// Accepts until shutdown, then waits for what is open. `choose` gives the TLS configuration for an SNI; `None` refuses.
+    /// Accepts until the end of the time for which a replica that ends still serves, then waits for what is open. `choose` gives the TLS
+    /// configuration for an SNI; `None` refuses.
     pub async fn run<C, H, F>(self, listener: TcpListener, choose: C, handle: H)
     where
         C: Fn(Option<&str>) -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
-        H: Fn(TlsStream<TcpStream>, SocketAddr) -> F + Send + Sync + 'static,
+        H: Fn(TlsStream<TcpStream>, SocketAddr, Slot) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send,
     {
         let shared = Arc::new((choose, handle));
-        let slots = Arc::new(Semaphore::new(self.max_connections));
+        let slots = Slots::new(self.bounds);
         let mut open = JoinSet::new();
+        let over = self.shutdown.over();
+        let mut over = std::pin::pin!(over);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = open.join_next() => continue,
-                () = self.shutdown.requested() => break,
+                () = over.as_mut() => break,
             };
             let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -88,21 +96,27 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.count("too-many");
-                continue;
+            let slot = match slots.take(peer.ip().to_canonical()) {
+                Ok((slot, ended)) => {
+                    self.count("made-room", ended);
+                    slot
+                }
+                Err(full) => {
+                    self.count(full.reason(), 1);
+                    continue;
+                }
             };
-            let (shared, refused) = (Arc::clone(&shared), self.refused.clone());
-            open.spawn(async move {
+            let (shared, refused, place) = (Arc::clone(&shared), self.refused.clone(), slot.clone());
+            let task = open.spawn(async move {
                 match handshake(tcp, &shared.0).await {
-                    Ok(tls) => (shared.1)(tls, peer).await,
+                    Ok(tls) => (shared.1)(tls, peer, place).await,
                     Err(reason) => {
                         tracing::debug!(%peer, reason, "a connection was refused");
                         refused.get_or_create(&ReasonLabel { reason }).inc();
                     }
                 }
-                drop(slot);
             });
+            slot.belongs_to(task);
         }
         let ended = tokio::time::timeout(END_DEADLINE, async { while open.join_next().await.is_some() {} }).await;
         if ended.is_err() {
@@ -110,8 +124,10 @@ impl Server {
         }
     }
 
-    fn count(&self, reason: &'static str) {
-        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    fn count(&self, reason: &'static str, times: usize) {
+        if times > 0 {
+            self.refused.get_or_create(&ReasonLabel { reason }).inc_by(times as u64);
+        }
     }
 }
 

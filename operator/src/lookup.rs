@@ -15,7 +15,7 @@ use crate::{context::Ctx, meshes::Membership};
 pub async fn membership(ctx: &Ctx, name: &str) -> Result<(Arc<Namespace>, Membership), kube::Error> {
     if let Some(namespace) = ctx.namespaces.get(name) {
         let membership = ctx.registry.for_namespace(&namespace);
-        if matches!(membership, Membership::One(_) | Membership::Conflict(_)) {
+        if matches!(membership, Membership::One(_)) {
             return Ok((namespace, membership));
         }
     }

@@ -6,17 +6,15 @@ use bowline_crds::{
     Mesh,
     names::{EXEMPT_NAMESPACES, MESH_LABEL},
 };
-use k8s_openapi::{
-    api::core::v1::Namespace,
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
-};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     ResourceExt,
     core::{Selector, SelectorExt},
+    runtime::reflector::Store,
 };
 use tokio::sync::watch;
 
-use crate::cache::Cache;
+use crate::{cache::Cache, mesh::validate::selector_in_force};
 
 /// Which Mesh a namespace belongs to.
 #[derive(Debug, Clone)]
@@ -27,16 +25,23 @@ pub enum Membership {
     One(Arc<Mesh>),
     /// Its label names a Mesh that does not exist.
     Unknown(String),
-    /// Several Meshes claim it (their names, ascending): pods that are meshed stay as they are, no other joins.
-    Conflict(Vec<String>),
 }
 
 impl Membership {
-    /// Whether the namespace belongs to this Mesh and to no other.
+    /// Whether the namespace belongs to this Mesh.
     #[must_use]
     pub fn is(&self, mesh: &str) -> bool {
         matches!(self, Self::One(m) if m.name_any() == mesh)
     }
+}
+
+/// Why a Mesh does not have a namespace that its selector matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// The namespace's label names this other Mesh.
+    ToLabel(String),
+    /// The selector of this older Mesh matches too.
+    ToOlder(String),
 }
 
 /// Every Mesh, kept fresh by a watch.
@@ -67,16 +72,28 @@ impl Registry {
         all
     }
 
+    /// Every Mesh with what it selects, to judge many namespaces by.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster::new(&self.all(), &self.exempt)
+    }
+
     /// Which Mesh the namespace belongs to.
     #[must_use]
     pub fn for_namespace(&self, namespace: &Namespace) -> Membership {
-        membership(&self.all(), &namespace.metadata, &self.exempt)
+        self.roster().membership(&namespace.metadata)
     }
 
     /// Namespaces that never join.
     #[must_use]
     pub fn exempt(&self) -> &BTreeSet<String> {
         &self.exempt
+    }
+
+    /// The store behind it.
+    #[must_use]
+    pub fn store(&self) -> Store<Mesh> {
+        self.meshes.store().clone()
     }
 
     /// Changes whenever a Mesh does.
@@ -97,95 +114,65 @@ pub fn exempt(operator_namespace: &str) -> BTreeSet<String> {
     EXEMPT_NAMESPACES.iter().map(|n| (*n).to_owned()).chain([operator_namespace.to_owned()]).collect()
 }
 
-/// Which Mesh a namespace belongs to. It joins by the label [`MESH_LABEL`] or by a Mesh's selector; when these name more than one Mesh
-/// it is a conflict, whatever the label says, because a label that silently won would move workloads between trust domains.
-#[must_use]
-pub fn membership(meshes: &[Arc<Mesh>], namespace: &ObjectMeta, exempt: &BTreeSet<String>) -> Membership {
-    if namespace.name.as_ref().is_none_or(|name| exempt.contains(name)) {
-        return Membership::None;
+/// Every Mesh with what it selects, the oldest first.
+#[derive(Clone)]
+pub struct Roster {
+    meshes: Vec<(Arc<Mesh>, Option<Selector>)>,
+    exempt: Arc<BTreeSet<String>>,
+}
+
+impl Roster {
+    /// Of these Meshes; namespaces in `exempt` never join.
+    #[must_use]
+    pub fn new(meshes: &[Arc<Mesh>], exempt: &Arc<BTreeSet<String>>) -> Self {
+        let mut meshes: Vec<_> =
+            meshes.iter().map(|m| (Arc::clone(m), selector_in_force(m).map(|(_, selector)| selector))).collect();
+        meshes.sort_by_key(|(m, _)| (m.metadata.creation_timestamp.as_ref().map(|t| t.0), m.name_any()));
+        Self { meshes, exempt: Arc::clone(exempt) }
     }
-    let label = namespace.labels.as_ref().and_then(|l| l.get(MESH_LABEL)).filter(|name| !name.is_empty());
-    if let Some(name) = label
-        && !meshes.iter().any(|m| m.name_any() == *name)
-    {
-        return Membership::Unknown(name.clone());
+
+    /// Which Mesh a namespace belongs to: the one that its label [`MESH_LABEL`] names, otherwise the oldest whose selector matches. So
+    /// nobody who makes a Mesh takes a namespace from another.
+    #[must_use]
+    pub fn membership(&self, namespace: &ObjectMeta) -> Membership {
+        if self.is_exempt(namespace) {
+            return Membership::None;
+        }
+        if let Some(label) = label(namespace) {
+            let named = self.meshes.iter().find(|(m, _)| m.name_any() == label);
+            return named
+                .map_or_else(|| Membership::Unknown(label.to_owned()), |(m, _)| Membership::One(Arc::clone(m)));
+        }
+        self.selecting(namespace).next().map_or(Membership::None, |m| Membership::One(Arc::clone(m)))
     }
-    let mut claimants: Vec<&Arc<Mesh>> = meshes
-        .iter()
-        .filter(|m| label.is_some_and(|name| m.name_any() == *name) || selects(m.as_ref(), namespace))
-        .collect();
-    claimants.sort_by_key(|m| m.name_any());
-    match claimants.as_slice() {
-        [] => Membership::None,
-        [one] => Membership::One(Arc::clone(one)),
-        several => Membership::Conflict(several.iter().map(|m| m.name_any()).collect()),
+
+    /// Why `mesh` does not have the namespace although its selector matches; `None`: it has it, or does not want it.
+    #[must_use]
+    pub fn lost(&self, mesh: &str, namespace: &ObjectMeta) -> Option<Lost> {
+        let wants = !self.is_exempt(namespace) && self.selecting(namespace).any(|m| m.name_any() == mesh);
+        match self.membership(namespace) {
+            Membership::One(winner) if wants && winner.name_any() != mesh => Some(match label(namespace) {
+                Some(_) => Lost::ToLabel(winner.name_any()),
+                None => Lost::ToOlder(winner.name_any()),
+            }),
+            _ => None,
+        }
+    }
+
+    fn is_exempt(&self, namespace: &ObjectMeta) -> bool {
+        namespace.name.as_ref().is_none_or(|name| self.exempt.contains(name))
+    }
+
+    fn selecting<'a>(&'a self, namespace: &'a ObjectMeta) -> impl Iterator<Item = &'a Arc<Mesh>> {
+        let labels = namespace.labels.clone().unwrap_or_default();
+        let matching = self.meshes.iter().filter(move |(_, s)| s.as_ref().is_some_and(|s| s.matches(&labels)));
+        matching.map(|(m, _)| m)
     }
 }
 
-/// Whether the Mesh's selector matches; one that cannot be read matches nothing (the Mesh's status says so).
-fn selects(mesh: &Mesh, namespace: &ObjectMeta) -> bool {
-    let labels = namespace.labels.clone().unwrap_or_default();
-    let selector: Option<&LabelSelector> = mesh.spec.injection.namespace_selector.as_ref();
-    selector.cloned().and_then(|s| Selector::try_from(s).ok()).is_some_and(|s| s.matches(&labels))
+fn label(namespace: &ObjectMeta) -> Option<&str> {
+    namespace.labels.as_ref()?.get(MESH_LABEL).map(String::as_str).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bowline_crds::MeshSpec;
-
-    fn mesh(name: &str, team: Option<&str>) -> Arc<Mesh> {
-        let mut spec = MeshSpec::default();
-        spec.injection.namespace_selector = team.map(|t| LabelSelector {
-            match_labels: Some([("team".to_owned(), t.to_owned())].into()),
-            ..LabelSelector::default()
-        });
-        Arc::new(Mesh::new(name, spec))
-    }
-
-    fn namespace(name: &str, labels: &[(&str, &str)]) -> ObjectMeta {
-        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }
-    }
-
-    fn judged(meshes: &[Arc<Mesh>], namespace: &ObjectMeta) -> String {
-        match membership(meshes, namespace, &exempt("bowline-system")) {
-            Membership::None => "none".into(),
-            Membership::One(m) => m.name_any(),
-            Membership::Unknown(name) => format!("unknown {name}"),
-            Membership::Conflict(names) => format!("conflict {}", names.join(" ")),
-        }
-    }
-
-    #[test]
-    fn a_namespace_joins_by_label_or_selector_and_never_two() {
-        let meshes = [mesh("a", None), mesh("b", Some("red")), mesh("c", Some("red"))];
-        let ab = &meshes[..2];
-        for (meshes, labels, expected) in [
-            (ab, vec![], "none"),
-            (ab, vec![(MESH_LABEL, "a")], "a"),
-            (ab, vec![(MESH_LABEL, "")], "none"),
-            (ab, vec![("team", "red")], "b"),
-            (ab, vec![("team", "blue")], "none"),
-            (ab, vec![(MESH_LABEL, "b"), ("team", "red")], "b"),
-            (ab, vec![(MESH_LABEL, "a"), ("team", "red")], "conflict a b"),
-            (ab, vec![(MESH_LABEL, "x")], "unknown x"),
-            (ab, vec![(MESH_LABEL, "x"), ("team", "red")], "unknown x"),
-            (&meshes[..], vec![("team", "red")], "conflict b c"),
-        ] {
-            assert_eq!(judged(meshes, &namespace("shop", &labels)), expected, "{labels:?}");
-        }
-    }
-
-    #[test]
-    fn system_namespaces_never_join() {
-        let everything = mesh("all", None);
-        let mut everything = Arc::unwrap_or_clone(everything);
-        everything.spec.injection.namespace_selector = Some(LabelSelector::default());
-        let meshes = [Arc::new(everything)];
-        assert_eq!(judged(&meshes, &namespace("shop", &[])), "all");
-        for name in ["kube-system", "kube-public", "kube-node-lease", "bowline-system"] {
-            assert_eq!(judged(&meshes, &namespace(name, &[(MESH_LABEL, "all")])), "none", "{name}");
-        }
-    }
-}
+mod tests;

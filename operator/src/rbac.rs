@@ -17,22 +17,19 @@ pub struct Rule {
     pub purpose: &'static str,
 }
 
+/// Watched.
+const WATCH: &[&str] = &["list", "watch"];
+/// Watched, and asked for what is younger than what the watch has told of.
 const READ: &[&str] = &["get", "list", "watch"];
 
 /// Every rule.
 pub const RULES: &[Rule] = &[
-    cluster(
-        "bowline.dev",
-        "meshes",
-        &[],
-        &["get", "list", "watch", "patch"],
-        "mesh: watch; add and remove its finalizer",
-    ),
+    cluster("bowline.dev", "meshes", &[], &["list", "watch", "patch"], "mesh: watch; add and remove its finalizer"),
     cluster("bowline.dev", "meshes/status", &[], &["patch"], "mesh: status"),
     cluster("", "namespaces", &[], READ, "mesh, inject, control: membership"),
     cluster("", "pods", &[], READ, "mesh: who is meshed; identity: caller exists; control: endpoints; inject: repair"),
-    cluster("", "services", &[], READ, "control: what is called"),
-    cluster("discovery.k8s.io", "endpointslices", &[], READ, "control: who serves it"),
+    cluster("", "services", &[], WATCH, "control: what is called"),
+    cluster("discovery.k8s.io", "endpointslices", &[], WATCH, "control: who serves it"),
     cluster(
         "",
         "configmaps",
@@ -53,20 +50,15 @@ pub const RULES: &[Rule] = &[
     own("coordination.k8s.io", "leases", &[], &["create"], "leader: cannot be limited by name"),
     own("coordination.k8s.io", "leases", &["bowline-operator"], &["get", "update"], "leader: election"),
     own("", "secrets", &[], &["create"], "ca, webhook: cannot be limited by name"),
-    own(
-        "",
-        "secrets",
-        &["bowline-ca", "bowline-webhook"],
-        &["get", "list", "watch", "update"],
-        "ca, webhook: keys and certificates",
-    ),
+    own("", "secrets", &["bowline-ca"], &["get", "list", "watch", "update"], "ca: keys and certificates"),
+    own("", "secrets", &["bowline-webhook"], &["list", "watch", "update"], "webhook: key and certificate"),
     own("", "secrets", &["bowline-issuer"], &["get"], "ca: an issuing CA that somebody else signs"),
     // Created by server-side apply, for which the API server checks `create` against the object's name.
     own(
         "cert-manager.io",
         "certificates",
         &["bowline-issuer"],
-        &["create", "patch", "delete"],
+        &["get", "create", "patch", "delete"],
         "ca: has cert-manager sign an issuing CA",
     ),
 ];

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use kube::{
     Api, Client,
     runtime::{
@@ -28,6 +27,9 @@ use crate::{
     webhook,
 };
 
+/// How long new connections and reviews are still served after the end was requested: as long as it takes until every node and every API
+/// server has noticed that this replica is not Ready any more.
+const SERVES_ON: Duration = Duration::from_secs(8);
 /// How long parts may take to end; below the Deployment's grace period of 30 seconds.
 const END_DEADLINE: Duration = Duration::from_secs(25);
 
@@ -38,8 +40,8 @@ const END_DEADLINE: Duration = Duration::from_secs(25);
 pub async fn run(config: Config) -> TaskResult {
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = Client::try_default().await?;
-    let (ask, shutdown) = Shutdown::new();
+    let client = crate::client::connect().await?;
+    let (ask, shutdown) = Shutdown::serving_on(SERVES_ON);
     let (lead, leader) = watch::channel(false);
     // Ends with the process; aborted when dropped.
     let mut background = JoinSet::new();
@@ -108,9 +110,11 @@ fn context(
         authorities: Authorities::new(),
         evidence: control::Evidence::default(),
         tls: control::Tls::default(),
+        control_ips: watch::Sender::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), reporter),
-        serving: Arc::new(ArcSwapOption::empty()),
+        serving: Arc::default(),
         readiness,
         leader,
         shutdown,

@@ -1,22 +1,16 @@
 //! Logs as JSON lines, metrics for Prometheus. Reconcilers use controller-runtime's metric names, so that stock dashboards work.
 
+mod queue;
 mod rotation;
 
+pub use queue::{Outcome, QueueMetrics};
 pub use rotation::{RotationMetrics, StepLabels};
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -26,22 +20,9 @@ pub fn init_log(filter: &str) {
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
 }
 
-/// Labels `controller` and `result`.
+/// Label `name` of the election.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReconcileLabels {
-    controller: &'static str,
-    result: &'static str,
-}
-
-/// Label `controller`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ControllerLabel {
-    controller: &'static str,
-}
-
-/// Label `name`, as client-go's workqueue has it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueueLabel {
+struct LeaseLabel {
     name: &'static str,
 }
 
@@ -63,38 +44,13 @@ pub struct AuthorityLabels {
     pub fingerprint: String,
 }
 
-/// How one reconcile ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing left to do.
-    Success,
-    /// To be looked at again after a while.
-    RequeueAfter,
-    /// Failed; it is tried again.
-    Error,
-}
-
-impl Outcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::RequeueAfter => "requeue_after",
-            Self::Error => "error",
-        }
-    }
-}
-
 /// Every metric of the operator; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
-    reconciles: Family<ReconcileLabels, Counter>,
-    errors: Family<ControllerLabel, Counter>,
-    seconds: Family<ControllerLabel, Histogram>,
-    active: Family<ControllerLabel, Gauge>,
-    depth: Family<QueueLabel, Gauge>,
-    adds: Family<QueueLabel, Counter>,
-    leader: Family<QueueLabel, Gauge>,
+    /// Reconciles and their queues.
+    pub queue: QueueMetrics,
+    leader: Family<LeaseLabel, Gauge>,
     /// Member namespaces.
     pub mesh_namespaces: Family<MeshLabel, Gauge>,
     /// Live meshed pods.
@@ -119,12 +75,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
             registry: Arc::default(),
-            reconciles: Family::default(),
-            errors: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 14))),
-            active: Family::default(),
-            depth: Family::default(),
-            adds: Family::default(),
+            queue: QueueMetrics::default(),
             leader: Family::default(),
             mesh_namespaces: Family::default(),
             mesh_proxies: Family::default(),
@@ -149,12 +100,7 @@ impl Metrics {
 
     fn register_all(&self, r: &mut Registry) {
         self.rotation.register(r);
-        r.register("controller_runtime_reconcile", "Reconciles by result", self.reconciles.clone());
-        r.register("controller_runtime_reconcile_errors", "Reconciles that failed", self.errors.clone());
-        r.register("controller_runtime_reconcile_time_seconds", "Seconds per reconcile", self.seconds.clone());
-        r.register("controller_runtime_active_workers", "Reconciles going on", self.active.clone());
-        r.register("workqueue_depth", "Objects that wait for a reconcile", self.depth.clone());
-        r.register("workqueue_adds", "Objects that were given to be reconciled", self.adds.clone());
+        self.queue.register(r);
         r.register("leader_election_master_status", "1 while this replica leads", self.leader.clone());
         r.register("bowline_mesh_namespaces", "Member namespaces", self.mesh_namespaces.clone());
         r.register("bowline_mesh_proxies", "Live meshed pods", self.mesh_proxies.clone());
@@ -183,38 +129,36 @@ impl Metrics {
     /// # Errors
     /// When a collector fails.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        self.queue.look();
         let mut out = String::new();
         text::encode(&mut out, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(out)
     }
 
-    /// A reconcile begins.
-    pub fn reconcile_started(&self, controller: &'static str) {
-        self.active.get_or_create(&ControllerLabel { controller }).inc();
-        self.adds.get_or_create(&QueueLabel { name: controller }).inc();
-    }
-
-    /// A reconcile ended.
-    pub fn reconcile_ended(&self, controller: &'static str, outcome: Outcome, took: Duration) {
-        let label = ControllerLabel { controller };
-        self.active.get_or_create(&label).dec();
-        self.seconds.get_or_create(&label).observe(took.as_secs_f64());
-        self.reconciles.get_or_create(&ReconcileLabels { controller, result: outcome.as_str() }).inc();
-        let errors = self.errors.get_or_create(&label);
-        if outcome == Outcome::Error {
-            errors.inc();
+    /// Whether this replica leads. One that does not leaves it to the leader to tell how Meshes are.
+    pub fn leading(&self, leads: bool) {
+        self.leader.get_or_create(&LeaseLabel { name: crate::config::OPERATOR_NAME }).set(i64::from(leads));
+        if !leads {
+            self.queue.stop();
+            self.rotation.clear();
+            for gauge in self.of_meshes() {
+                gauge.clear();
+            }
         }
     }
 
-    /// How many objects wait for a reconcile.
-    pub fn queue_depth(&self, controller: &'static str, depth: usize) {
-        let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-        self.depth.get_or_create(&QueueLabel { name: controller }).set(depth);
+    /// Drops what is measured of a Mesh that is gone.
+    pub fn forget(&self, mesh: &str) {
+        let label = MeshLabel { mesh: mesh.into() };
+        self.rotation.forget(&label);
+        for gauge in self.of_meshes() {
+            gauge.remove(&label);
+        }
     }
 
-    /// Whether this replica leads.
-    pub fn leading(&self, leads: bool) {
-        self.leader.get_or_create(&QueueLabel { name: crate::config::OPERATOR_NAME }).set(i64::from(leads));
+    /// What the leader measures of each Mesh.
+    fn of_meshes(&self) -> [&Family<MeshLabel, Gauge>; 4] {
+        [&self.mesh_namespaces, &self.mesh_proxies, &self.mesh_proxies_ready, &self.mesh_pods_without_sidecar]
     }
 }
 
@@ -225,17 +169,51 @@ mod tests {
     #[test]
     fn stock_dashboards_find_their_names() {
         let metrics = Metrics::default();
-        metrics.reconcile_started("mesh");
-        metrics.reconcile_ended("mesh", Outcome::Error, Duration::from_millis(20));
-        metrics.queue_depth("mesh", 2);
+        metrics.queue.begins("mesh", 2);
+        metrics.queue.mark("mesh", ["a", "b", "c"].map(str::to_owned));
+        metrics.queue.started("mesh", "a");
+        metrics.queue.ended("mesh", "a", Outcome::Error);
+        metrics.queue.started("mesh", "b");
         let text = metrics.encode().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="mesh",result="error"} 1"#,
             r#"controller_runtime_reconcile_errors_total{controller="mesh"} 1"#,
             r#"controller_runtime_reconcile_time_seconds_count{controller="mesh"} 1"#,
-            r#"workqueue_depth{name="mesh"} 2"#,
+            r#"controller_runtime_active_workers{controller="mesh"} 1"#,
+            r#"controller_runtime_max_concurrent_reconciles{controller="mesh"} 2"#,
+            r#"workqueue_adds_total{name="mesh"} 3"#,
+            r#"workqueue_depth{name="mesh"} 1"#,
+            r#"workqueue_retries_total{name="mesh"} 1"#,
+            r#"workqueue_queue_duration_seconds_count{name="mesh"} 2"#,
+            r#"workqueue_work_duration_seconds_count{name="mesh"} 1"#,
+            r#"workqueue_unfinished_work_seconds{name="mesh"} "#,
+            r#"workqueue_longest_running_processor_seconds{name="mesh"} "#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_hangs_is_seen_while_it_hangs() {
+        let metrics = Metrics::default();
+        metrics.queue.mark("mesh", ["a", "b"].map(str::to_owned));
+        metrics.queue.started("mesh", "a");
+        tokio::time::advance(std::time::Duration::from_secs(30)).await;
+        metrics.queue.started("mesh", "b");
+        tokio::time::advance(std::time::Duration::from_secs(10)).await;
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"workqueue_unfinished_work_seconds{name="mesh"} 50.0"#), "{text}");
+        assert!(text.contains(r#"workqueue_longest_running_processor_seconds{name="mesh"} 40.0"#), "{text}");
+        assert!(text.contains(r#"workqueue_queue_duration_seconds_sum{name="mesh"} 30.0"#), "{text}");
+    }
+
+    #[test]
+    fn what_is_gone_waits_for_nothing() {
+        let metrics = Metrics::default();
+        metrics.queue.mark("mesh", ["a", "b"].map(str::to_owned));
+        metrics.queue.mark("mesh", ["b".to_owned()]);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"workqueue_depth{name="mesh"} 1"#), "{text}");
+        assert!(text.contains(r#"workqueue_adds_total{name="mesh"} 2"#), "{text}");
     }
 }

@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod configuration;
 pub mod probe;
 pub mod serving;
+pub mod standing;
 
 use std::{
     pin::pin,
@@ -19,10 +20,15 @@ use kube::{
     Api,
     runtime::{WatchStreamExt, watcher::watch_object},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::sleep;
 
-use self::certificate::ServingState;
+use self::{
+    certificate::{Known, ServingState},
+    standing::{HeldUp, Standing},
+};
 use crate::{
+    ca::material::fingerprint,
     config::WEBHOOK_SECRET,
     context::{Ctx, TaskResult},
     telemetry::Outcome,
@@ -32,6 +38,8 @@ use crate::{
 const CONTROLLER: &str = "webhook";
 /// Wait after a failure, and before another look at a server that does not answer yet.
 const RETRY: Duration = Duration::from_secs(2);
+/// A server that has not answered more often than this is a failure: right after a start it needs a moment.
+const PATIENCE: u32 = 5;
 /// Looked at again after this long, whatever else happens.
 const RESYNC: Duration = Duration::from_secs(3600);
 
@@ -59,6 +67,7 @@ pub enum WebhookError {
 /// # Errors
 /// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
+    ctx.metrics.queue.begins(CONTROLLER, 1);
     ctx.registry.synced().await;
     ctx.pods.synced().await;
     let mut configuration =
@@ -68,8 +77,9 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     let mut seen_configuration = configuration.next().await.flatten();
     let mut seen_secret = secret.next().await.flatten();
     let (mut meshes, mut pods) = (ctx.registry.subscribe(), ctx.pods.subscribe());
+    let mut keeper = Keeper::new(&ctx);
     loop {
-        let wait = timed(&ctx, seen_secret.as_ref(), seen_configuration.as_ref()).await;
+        let wait = keeper.once(seen_secret.as_ref(), seen_configuration.as_ref()).await;
         tokio::select! {
             Some(seen) = configuration.next() => seen_configuration = seen,
             Some(seen) = secret.next() => seen_secret = seen,
@@ -95,24 +105,67 @@ pub(crate) fn secrets(ctx: &Ctx) -> Api<Secret> {
     Api::namespaced(ctx.client.clone(), &ctx.config.namespace)
 }
 
-/// One reconcile, measured; how long to wait for the next.
-async fn timed(ctx: &Ctx, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
-    let began = tokio::time::Instant::now();
-    ctx.metrics.reconcile_started(CONTROLLER);
-    let ended = reconcile(ctx, secret, seen, SystemTime::now()).await;
-    let (outcome, wait) = match ended {
-        Ok(wait) => (Outcome::RequeueAfter, wait),
-        Err(WebhookError::NotServing(error)) => {
-            tracing::info!(%error, "the webhook's configuration waits for its server");
-            (Outcome::RequeueAfter, RETRY)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the webhook is not as it should be, it is tried again");
-            (Outcome::Error, RETRY)
-        }
-    };
-    ctx.metrics.reconcile_ended(CONTROLLER, outcome, began.elapsed());
-    wait
+/// Reconciles, and tells Meshes of it.
+pub struct Keeper<'a> {
+    ctx: &'a Ctx,
+    /// How often in a row the server did not answer.
+    silent: u32,
+}
+
+impl Drop for Keeper<'_> {
+    /// Whoever no longer leads knows nothing of the webhook.
+    fn drop(&mut self) {
+        self.ctx.webhook.send_replace(Standing::default());
+    }
+}
+
+impl<'a> Keeper<'a> {
+    /// One that has not looked yet.
+    #[must_use]
+    pub fn new(ctx: &'a Ctx) -> Self {
+        Self { ctx, silent: 0 }
+    }
+
+    /// One reconcile, measured and told; how long to wait for the next.
+    pub async fn once(&mut self, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
+        self.ctx.metrics.queue.started(CONTROLLER, configuration::NAME);
+        let ended = reconcile(self.ctx, secret, seen, SystemTime::now()).await;
+        self.tell(&ended, secret, seen);
+        let (outcome, wait) = match ended {
+            Ok(looked) => (Outcome::RequeueAfter, looked.wait),
+            Err(WebhookError::NotServing(error)) => {
+                tracing::info!(%error, "the webhook's configuration waits for its server");
+                (Outcome::RequeueAfter, RETRY)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the webhook is not as it should be, it is tried again");
+                (Outcome::Error, RETRY)
+            }
+        };
+        self.ctx.metrics.queue.ended(CONTROLLER, configuration::NAME, outcome);
+        wait
+    }
+
+    fn tell(
+        &mut self,
+        ended: &Result<Looked, WebhookError>,
+        secret: Option<&Secret>,
+        seen: Option<&MutatingWebhookConfiguration>,
+    ) {
+        let is_silent = matches!(ended, Err(WebhookError::NotServing(_)));
+        self.silent = if is_silent { self.silent.saturating_add(1) } else { 0 };
+        let held_up = |why| Standing::held_up(self.ctx, secret, seen, why);
+        let standing = match ended {
+            Ok(Looked { in_force: true, wanted, .. }) => Standing::good(wanted.as_ref()),
+            Ok(_) => held_up(HeldUp::certificate()),
+            Err(error) => held_up(HeldUp::by(error, !is_silent || self.silent > PATIENCE)),
+        };
+        self.ctx.webhook.send_if_modified(|before| {
+            let changed = *before != standing;
+            *before = standing;
+            changed
+        });
+    }
 }
 
 /// The percent of its life after which a certificate is replaced: all Meshes share the webhook, so the most careful one decides.
@@ -120,6 +173,17 @@ fn replaced_after(ctx: &Ctx) -> u8 {
     let percents = ctx.registry.all();
     let percents = percents.iter().map(|m| m.spec.certificates.rotation.after_percent);
     percents.min().unwrap_or_else(|| Rotation::default().after_percent).clamp(10, 80)
+}
+
+/// What a reconcile came to.
+#[derive(Debug)]
+pub struct Looked {
+    /// How long to wait for the next.
+    pub wait: Duration,
+    /// The configuration as it should be; `None`: there should be none, or nobody knows yet.
+    pub wanted: Option<MutatingWebhookConfiguration>,
+    /// Whether it is.
+    pub in_force: bool,
 }
 
 /// Certificate first, then the configuration that trusts it.
@@ -131,38 +195,47 @@ pub async fn reconcile(
     secret: Option<&Secret>,
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
-) -> Result<Duration, WebhookError> {
-    let published = seen.map(configuration::published).unwrap_or_default();
+) -> Result<Looked, WebhookError> {
+    let known = Known { published: seen.map(published).unwrap_or_default(), memory: ctx.serving.state() };
     let percent = replaced_after(ctx);
-    let state = match certificate::next(secret, &published, &ctx.config.webhook_host(), percent, now)? {
+    let state = match certificate::next(secret, &known, &ctx.config.webhook_host(), percent, now)? {
         (state, false) => state,
         (state, true) => {
             serving::write(&secrets(ctx), secret, &state).await?;
             // The watch brings what was written; the configuration follows when the server has taken it up.
-            return Ok(RETRY);
+            return Ok(Looked { wait: RETRY, wanted: None, in_force: false });
         }
     };
-    bring_about(ctx, &state, seen, now).await?;
+    let wanted = bring_about(ctx, &state, seen, now).await?;
     let change = state.next_change(percent).duration_since(now).unwrap_or_default();
-    Ok((change + Duration::from_secs(1)).min(RESYNC))
+    Ok(Looked { wait: (change + Duration::from_secs(1)).min(RESYNC), wanted, in_force: true })
 }
 
+/// CAs that the configuration trusts, in all of its parts.
+fn published(seen: &MutatingWebhookConfiguration) -> Vec<CertificateDer<'static>> {
+    let in_all = configuration::published(seen);
+    let bundle = seen.webhooks.iter().flatten().find_map(|w| w.client_config.ca_bundle.as_ref());
+    let all = CertificateDer::pem_slice_iter(bundle.map_or(&[][..], |b| &b.0)).filter_map(Result::ok);
+    all.filter(|der| in_all.contains(&fingerprint(der))).collect()
+}
+
+/// The configuration that is in force afterwards.
 async fn bring_about(
     ctx: &Ctx,
     state: &ServingState,
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
-) -> Result<(), WebhookError> {
+) -> Result<Option<MutatingWebhookConfiguration>, WebhookError> {
     let api = |error| WebhookError::Api { object: "MutatingWebhookConfiguration bowline-inject", error };
-    match configuration::wanted(ctx, &state.bundle_pem(now)) {
-        None if seen.is_some() => configuration::delete(&ctx.client).await.map_err(api),
-        None => Ok(()),
-        Some(wanted) => {
-            if seen.is_some_and(|seen| configuration::is_current(seen, &wanted)) {
-                return Ok(());
-            }
-            probe::probe(ctx.config.webhook_port, &ctx.config.webhook_host(), &state.authorities(now)).await?;
-            configuration::apply(&ctx.client, &wanted).await.map_err(api)
+    let Some(wanted) = configuration::wanted(ctx, &state.bundle_pem(now)) else {
+        if seen.is_some() {
+            configuration::delete(&ctx.client).await.map_err(api)?;
         }
+        return Ok(None);
+    };
+    if !seen.is_some_and(|seen| configuration::is_current(seen, &wanted)) {
+        probe::probe(ctx.config.webhook_port, &ctx.config.webhook_host(), &state.authorities(now)).await?;
+        configuration::apply(&ctx.client, &wanted).await.map_err(api)?;
     }
+    Ok(Some(wanted))
 }

@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
@@ -38,8 +38,12 @@ struct Webhook {
 
 impl Webhook {
     async fn start() -> Self {
+        Self::serving_on(Duration::ZERO).await
+    }
+
+    async fn serving_on(serves_on: Duration) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (stop, shutdown) = Shutdown::new();
+        let (stop, shutdown) = Shutdown::serving_on(serves_on);
         let ctx = Arc::new(plane::context(shutdown));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -151,4 +155,40 @@ async fn what_is_no_review_is_refused() {
     assert_ne!(answer["response"]["allowed"], true);
     webhook.stop.send_replace(true);
     tokio::time::timeout(DEADLINE, webhook.served).await.expect("the webhook goes on").unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_ends_reviews_until_everybody_knows() {
+    let webhook = Webhook::serving_on(Duration::from_secs(1)).await;
+    webhook.certify();
+    webhook.stop.send_replace(true);
+    let answer = webhook.review("shop", &pod()).await;
+    assert!(answer.get("patch").is_some(), "{answer}");
+    tokio::time::timeout(DEADLINE, webhook.served).await.expect("the webhook goes on").unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", webhook.port)).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn idle_connections_of_one_address_keep_no_review_from_another() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let mut held = Vec::new();
+    // More than there were places in all.
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.push(socket.connect(([127, 0, 0, 1], webhook.port).into()).await.unwrap());
+    }
+    let answer = webhook.review("shop", &pod()).await;
+    assert!(answer.get("patch").is_some(), "{answer}");
+    let metrics = webhook.ctx.metrics.encode().unwrap();
+    let made_room = metrics.lines().find_map(|l| l.split_once("reason=\"made-room\"} "));
+    let made_room: u64 = made_room.expect("nobody made room").1.parse().unwrap();
+    assert!(made_room >= 200, "{metrics}");
+    // Those of the other address that were left may go on.
+    let mut ended = 0;
+    for tcp in &held {
+        ended += u64::from(tcp.try_read(&mut [0]).is_ok_and(|n| n == 0));
+    }
+    assert!(ended < 300, "every connection of the other address was ended");
 }

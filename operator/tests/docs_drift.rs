@@ -22,7 +22,8 @@ fn rows(page: &str) -> BTreeSet<String> {
 
 /// Paths of all properties below `at`; those of types that are Kubernetes' own (selectors, resources, conditions) are not followed.
 fn paths(schema: &Value, at: &str, all: &mut BTreeSet<String>) {
-    const KUBERNETES: [&str; 3] = ["spec.injection.namespaceSelector", "spec.proxy.resources", "status.conditions"];
+    const KUBERNETES: [&str; 4] =
+        ["spec.injection.namespaceSelector", "spec.proxy.resources", "status.conditions", "status.namespaces.selector"];
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{at}.{name}");
         if !KUBERNETES.contains(&path.as_str()) {
@@ -80,7 +81,6 @@ fn refusals() -> Vec<Refusal> {
     let skip = |error| Refusal::SkipPorts { annotation: bowline_crds::names::SKIP_INBOUND_ANNOTATION, error };
     let all = vec![
         Refusal::UnknownMesh { namespace: "NAMESPACE".into(), mesh: "MESH".into() },
-        Refusal::Conflict { namespace: "NAMESPACE".into(), meshes: vec!["A".into(), "B".into()] },
         Refusal::HostNetwork,
         Refusal::Windows,
         Refusal::PodSecurity { namespace: "NAMESPACE".into(), level: "restricted".into() },
@@ -97,7 +97,6 @@ fn refusals() -> Vec<Refusal> {
     for refusal in &all {
         match refusal {
             Refusal::UnknownMesh { .. }
-            | Refusal::Conflict { .. }
             | Refusal::HostNetwork
             | Refusal::Windows
             | Refusal::PodSecurity { .. }
@@ -155,6 +154,30 @@ fn every_metric_is_described() {
             let known = described.contains(&name) || described.contains(&format!("{name}_total"));
             assert!(known, "neither docs/metrics.md nor docs/proxy.md describes {name} of {source}");
         }
+    }
+}
+
+/// Names of metrics in a text, without what their encoder appends.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    let ours = ["bowline_", "controller_runtime_", "workqueue_", "leader_election_"];
+    let names = words.filter(|w| ours.iter().any(|p| w.starts_with(p)) && !w.ends_with('_'));
+    let bare = |name: &str| ["_total", "_bucket"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name).to_owned();
+    names.map(bare).collect()
+}
+
+#[test]
+fn every_metric_that_is_described_or_alerts_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut there = BTreeSet::new();
+    metrics_named_in(&root.join("operator/src"), &mut there);
+    metrics_named_in(&root.join("proxy/src"), &mut there);
+    let there: BTreeSet<_> = there.iter().flat_map(|name| metrics_in(name)).chain(["bowline_proxy".into()]).collect();
+    for page in ["docs/metrics.md", "docs/proxy.md", "config/prometheus/rules.yaml"] {
+        let told = metrics_in(&read(page));
+        assert!(told.len() > 5, "{page}: {told:?}");
+        let unknown: Vec<_> = told.difference(&there).collect();
+        assert!(unknown.is_empty(), "{page} tells of metrics that no source names: {unknown:?}");
     }
 }
 

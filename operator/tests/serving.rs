@@ -320,6 +320,26 @@ async fn a_replica_that_ends_tells_its_proxies() {
 }
 
 #[tokio::test]
+async fn a_replica_that_ends_serves_until_everybody_knows() {
+    const SERVES_ON: Duration = Duration::from_secs(2);
+    let plane = Plane::serving_on(SERVES_ON).await;
+    plane.fill();
+    let mut first = open(&plane, Some(ID), hello()).await.unwrap();
+    first.resources(2).await;
+    let began = tokio::time::Instant::now();
+    plane.stop.send_replace(true);
+    // Who is not told yet that it ends still comes to it.
+    let mut second = open(&plane, Some(ID), hello()).await.unwrap();
+    second.resources(2).await;
+    assert!(sign(&plane, request("good")).await.is_ok());
+    assert_eq!(first.end().await.code(), Code::Unavailable);
+    assert!(began.elapsed() >= SERVES_ON / 2, "the stream ended before another replica could be found");
+    assert_eq!(second.end().await.code(), Code::Unavailable);
+    assert!(began.elapsed() <= SERVES_ON + Duration::from_secs(1));
+    tokio::time::timeout(DEADLINE, plane.served).await.expect("the server goes on").unwrap();
+}
+
+#[tokio::test]
 async fn a_stream_must_begin_with_hello() {
     let plane = start().await;
     let channel = plane.connect(MESH, Some(ID)).await.unwrap();

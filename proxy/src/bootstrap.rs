@@ -128,6 +128,9 @@ pub struct MeshInfo {
     pub bundle_sequence: u64,
     /// Identity and control service, `HOST:PORT`; the host ends in a dot where it is a cluster DNS name.
     pub control_address: String,
+    /// Addresses of that service, for pods whose own DNS does not know the cluster's names (`dnsPolicy: None` or `Default`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_ips: Vec<std::net::IpAddr>,
     /// SNI of that service: one control plane serves several meshes, each with the chain of its own root.
     pub control_sni: String,
     /// SPIFFE ID that the control plane proves.
@@ -155,6 +158,8 @@ pub mod env {
     pub const POD_UID: &str = "BOWLINE_POD_UID";
     /// See [`POD_NAME`].
     pub const POD_IP: &str = "BOWLINE_POD_IP";
+    /// Name of the pod's node (downward API).
+    pub const NODE_NAME: &str = "BOWLINE_NODE_NAME";
     /// See [`POD_NAME`].
     pub const SERVICE_ACCOUNT: &str = "BOWLINE_SERVICE_ACCOUNT";
     /// Name of the workload that owns the pod (metrics label), e.g. `web`.
@@ -181,7 +186,8 @@ pub const MAX_DEFAULT_WORKERS: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// `CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`.
+    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and stands
+    /// in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
     pub id: String,
     /// What is done.
     #[serde(flatten)]

@@ -2,12 +2,16 @@
 //!
 //! No server that speaks first is kept waiting: a declared protocol and the well-known ports decide at once; otherwise a client that
 //! is silent for [`SILENCE`] gets its far end dialled, and whichever side speaks first decides. If that is a client of HTTP after all,
-//! the early connection is given up and its requests go the way of requests.
+//! the early connection is given up and its requests go the way of requests. One that has begun with what may become HTTP, and says no
+//! more for [`UNDECIDED`], is opaque.
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, Interest},
+    net::TcpStream,
+};
 
 use crate::{
     bootstrap::{Reason, tunnel::App},
@@ -17,6 +21,7 @@ use crate::{
     http::{answer::Failure, exchange::Context, idle::HEAD_DEADLINE, serve1, serve2},
     metrics::Direction,
     outbound::balance::Route,
+    pool,
     tcp::{self, Tunnel},
     worker::Worker,
 };
@@ -25,6 +30,10 @@ use crate::{
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long a client whose connection is refused is listened to, so that it can be told why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection is still being made for a client that has closed its side: it may want to hear the answer.
+const PARTING: Duration = Duration::from_secs(5);
+/// How long a client may leave it open what it speaks once it has begun to.
+const UNDECIDED: Duration = Duration::from_secs(1);
 /// Read at once of what a client says first.
 const FIRST: usize = 1 << 10;
 
@@ -120,6 +129,15 @@ async fn listen(stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
     }
 }
 
+/// As [`listen`]; a client that has begun and leaves it open for [`UNDECIDED`] speaks nothing that is known: it waits for an answer to
+/// what it said.
+async fn listen_once_begun(stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
+    if first.is_empty() && stream.readable().await.is_err() {
+        return Spoken::Opaque;
+    }
+    tokio::time::timeout(UNDECIDED, listen(stream, first)).await.unwrap_or(Spoken::Opaque)
+}
+
 async fn more(stream: &mut TcpStream, first: &mut BytesMut) -> io::Result<usize> {
     // Nothing is allocated for a client that is silent.
     stream.readable().await?;
@@ -141,7 +159,7 @@ async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMu
     if spoken.is_none() {
         spoken = tokio::select! {
             biased;
-            spoken = listen(&mut carried.stream, &mut first) => Some(spoken),
+            spoken = listen_once_begun(&mut carried.stream, &mut first) => Some(spoken),
             () = far.speaks() => None,
         };
     }
@@ -155,12 +173,7 @@ async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMu
 }
 
 /// Opaque bytes to an endpoint of the route.
-async fn tunnel(
-    worker: Rc<Worker>,
-    carried: Carried,
-    first: BytesMut,
-    open: Option<(Tunnel, Rc<crate::pool::Candidate>)>,
-) {
+async fn tunnel(worker: Rc<Worker>, carried: Carried, first: BytesMut, open: Option<(Tunnel, Rc<pool::Candidate>)>) {
     let Carried { stream, route, direction, service, .. } = carried;
     let context = context(Rc::clone(&worker), route, direction, App::Tcp, Rc::clone(&service));
     let opened = match open {
@@ -185,12 +198,26 @@ async fn tunnel(
     }
 }
 
+/// Returns when the client has gone: at once when it broke off, [`PARTING`] after it has said all that it will ever say.
+async fn gone(stream: &TcpStream) {
+    // A stream whose other side is closed counts as ready for priority data too (tokio).
+    match stream.ready(Interest::ERROR | Interest::PRIORITY).await {
+        Ok(ready) if !ready.is_error() => tokio::time::sleep(PARTING).await,
+        Ok(_) | Err(_) => {}
+    }
+}
+
 /// Bytes to an address that the mesh knows nothing of, unchanged and unseen.
 pub(crate) async fn pass(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
-    // For as long as the kernel tries, as without the mesh.
-    match TcpStream::connect(to).await {
+    // For as long as the kernel tries, as without the mesh, and as the client waits.
+    let connected = tokio::select! {
+        biased;
+        connected = TcpStream::connect(to) => connected,
+        () = gone(&stream) => return,
+    };
+    match connected {
         Ok(server) => {
-            let _ = server.set_nodelay(true);
+            pool::prepare(&server);
             let _open = worker.metrics.open(Direction::Outbound);
             let count: Arc<_> = worker.metrics.tcp(Direction::Outbound, "outside", crate::metrics::PLAINTEXT, false);
             count.fetch_add(1, Relaxed);

@@ -2,8 +2,8 @@
 
 use std::{
     io,
-    net::{Ipv6Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -14,13 +14,15 @@ use crate::{
     bootstrap::ports,
     control::state::State,
     drain::{Drain, Phase},
+    http::window,
     identity::store::Store,
     listen::{self, Door},
     metrics::Metrics,
+    places::{self, Places},
     worker::Worker,
 };
 
-/// Connections open at once, all workers together.
+/// Connections open at once, all workers together; fewer where there are not descriptors for so many.
 pub const MAX_CONNECTIONS: usize = 16_384;
 
 /// Where the connections of a listener are to go.
@@ -55,6 +57,17 @@ pub struct Config {
     pub workers: usize,
     /// Connections open at once.
     pub max_connections: usize,
+    /// Where this workload is.
+    pub here: Here,
+}
+
+/// Where a workload is, for Services that care.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Here {
+    /// Name of its node; empty: not known.
+    pub node: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
 }
 
 impl Config {
@@ -73,6 +86,7 @@ impl Config {
             workload,
             workers,
             max_connections: MAX_CONNECTIONS,
+            here: Here::default(),
         }
     }
 }
@@ -163,15 +177,18 @@ pub fn start(
         });
     }
     let drain = Drain::new();
+    places::raise_descriptors();
+    config.max_connections = config.max_connections.min(places::affordable());
     let config = Arc::new(config);
-    // One counter for the life of the process; a data plane is started once.
-    let open: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
+    // Counted for the life of the process; a data plane is started once.
+    let open: &'static Places = Box::leak(Box::new(Places::new(config.max_connections)));
     let mut workers = Vec::new();
     for (n, sockets) in sockets.into_iter().enumerate() {
         let (config, store, state) = (Arc::clone(&config), Arc::clone(&store), Arc::clone(&state));
         let (metrics, drain) = (Arc::clone(&metrics), Arc::clone(&drain));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
+            window::begin(config.workers);
             let worker = Worker::new(config, store, state, metrics, drain);
             LocalSet::new().block_on(&runtime, run(worker, sockets, open));
         });
@@ -181,7 +198,7 @@ pub fn start(
     Ok(Handle { drain, metrics, workers, outbound, plain, mesh })
 }
 
-async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static AtomicUsize) {
+async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Places) {
     for (door, socket) in [(Door::Outbound, sockets.outbound), (Door::Plain, sockets.plain), (Door::Mesh, sockets.mesh)]
     {
         match TcpListener::from_std(socket) {

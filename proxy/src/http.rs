@@ -14,8 +14,7 @@ pub(crate) mod pump;
 pub(crate) mod serve1;
 pub(crate) mod serve2;
 pub(crate) mod upgrade;
-
-use crate::bootstrap::tunnel::App;
+pub(crate) mod window;
 
 /// Largest head of a request or response, bytes.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
@@ -23,18 +22,5 @@ pub(crate) const MAX_HEAD: usize = 64 << 10;
 pub(crate) const MAX_HEADERS: usize = 256;
 /// Streams that a peer may have open on one HTTP/2 connection.
 pub(crate) const MAX_STREAMS: u32 = 1024;
-/// Window of a connection: several slow readers do not stall the others.
-pub(crate) const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Opaque connections that share one connection between proxies.
-pub(crate) const TUNNELS: u32 = 16;
-
-/// Window of a stream. Tunnels live long and may never be read: all that share a connection have room in its window.
-pub(crate) fn stream_window(app: App) -> u32 {
-    match app {
-        App::Http1 | App::Http2 => 4 << 20,
-        App::Tcp => CONNECTION_WINDOW / TUNNELS,
-    }
-}
-
 /// Largest frame that is taken.
 pub(crate) const FRAME: u32 = 64 << 10;

@@ -39,9 +39,13 @@ struct Authenticated {
 /// Carries a connection of another proxy.
 pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
     let Ok(local) = stream.local_addr() else { return };
-    let authenticated = match Box::pin(authenticate(&worker, stream)).await {
-        Ok(authenticated) => authenticated,
-        Err(failure) => return worker.refused(DIRECTION, &failure),
+    let authenticated = match worker.handshakes.run(Box::pin(authenticate(&worker, stream))).await {
+        Some(Ok(authenticated)) => authenticated,
+        Some(Err(failure)) => return worker.refused(DIRECTION, &failure),
+        None => {
+            let detail = "a handshake was given up: too many are under way".to_owned();
+            return worker.refused(DIRECTION, &Failure::new(Reason::Overloaded, detail));
+        }
     };
     let Authenticated { stream, peer, standing, port, app } = authenticated;
     if ports::ALL.contains(&port) {

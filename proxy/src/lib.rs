@@ -46,6 +46,8 @@ pub mod metrics;
 #[cfg(feature = "data-plane")]
 mod outbound;
 #[cfg(feature = "data-plane")]
+mod places;
+#[cfg(feature = "data-plane")]
 mod pool;
 #[cfg(feature = "data-plane")]
 pub mod probes;

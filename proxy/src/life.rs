@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{Method, Request, StatusCode, header::USER_AGENT};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
@@ -20,13 +20,13 @@ use crate::{
         state::State,
         stream::{self, Who},
     },
-    dataplane::{self, StartError},
+    dataplane::{self, Here, StartError},
     health::Health,
     identity::{client::Asker, renew, store::Store},
     logs,
     metrics::Metrics,
     probes::Probes,
-    serve_http::{Answer, serve, text},
+    serve_http::{Answer, Keep, serve, text},
     settings::{Settings, SettingsError, slots_dir},
     slots::{self, Serving, SlotError},
 };
@@ -110,6 +110,7 @@ async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
 fn start_dataplane(settings: &Settings, parts: &Parts) -> Result<dataplane::Handle, StartError> {
     let workload = format!("{}/{}", settings.namespace, settings.workload);
     let mut config = dataplane::Config::for_pod(workload, settings.workers);
+    config.here = Here { node: settings.node.clone(), address: Some(settings.ip) };
     if let Some(ip) = settings.bind {
         for address in [&mut config.outbound, &mut config.plain, &mut config.mesh] {
             address.set_ip(ip);
@@ -169,19 +170,19 @@ async fn open_ports(settings: &Settings, parts: &Parts) -> Result<(), LifeError>
     let local = settings.bind.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let everywhere = settings.bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     let listener = open(local, ports::ADMIN).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| {
+    tokio::spawn(serve(listener, Keep::Alive, move |r: Request<Incoming>| {
         let answer = only_get(&r).unwrap_or_else(|| admin.admin(r.uri().path()));
         std::future::ready(answer)
     }));
     let listener = open(everywhere, ports::METRICS).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| {
+    tokio::spawn(serve(listener, Keep::Alive, move |r: Request<Incoming>| {
         let answer = only_get(&r).unwrap_or_else(|| public.public(r.uri().path()));
         std::future::ready(answer)
     }));
     let probes = Probes::new(settings.probes.clone(), settings.ip, Arc::clone(&parts.health));
     let probes = Arc::new(probes);
     let listener = open(everywhere, ports::PROBES).await?;
-    tokio::spawn(serve(listener, move |r: Request<Incoming>| probe(Arc::clone(&probes), r)));
+    tokio::spawn(serve(listener, Keep::One, move |r: Request<Incoming>| probe(Arc::clone(&probes), r)));
     Ok(())
 }
 
@@ -189,8 +190,7 @@ async fn probe(probes: Arc<Probes>, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = only_get(&request) {
         return refusal;
     }
-    let agent = request.headers().get(USER_AGENT).and_then(|a| a.to_str().ok());
-    probes.answer(request.uri().path(), agent).await
+    probes.answer(request.uri().path()).await
 }
 
 fn only_get(request: &Request<Incoming>) -> Option<Answer> {

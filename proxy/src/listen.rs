@@ -4,22 +4,21 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     bootstrap::Reason, dataplane::Destination, drain::Phase, http::answer::Failure, inbound, metrics::Direction,
-    outbound, tcp, worker::Worker,
+    outbound, places::Places, pool, tcp, worker::Worker,
 };
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
-/// After this time of silence a peer is asked whether it is still there.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// How long nothing is accepted when there is no room for it.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Which of the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +29,15 @@ pub(crate) enum Door {
     Plain,
     /// What comes from other proxies.
     Mesh,
+}
+
+impl Door {
+    fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Plain | Self::Mesh => Direction::Inbound,
+        }
+    }
 }
 
 /// Opens a port; where there is no IPv6, `::` means every IPv4 address.
@@ -52,15 +60,14 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit both (Linux): no call for each of them, and peers that vanished are noticed.
     socket.set_tcp_nodelay(true)?;
-    socket
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_AFTER).with_interval(DEAD_AFTER / 3).with_retries(3))?;
+    socket.set_tcp_keepalive(&pool::keepalive())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
 /// Accepts until the proxy drains; then what the kernel has accepted already is served too.
-pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener, open: &'static AtomicUsize) {
+pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener, places: &'static Places) {
     let mut drain = worker.drain.watch();
     loop {
         let accepted = tokio::select! {
@@ -69,33 +76,26 @@ pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener
             () = drain.reached(Phase::Draining) => return,
         };
         match accepted {
-            Ok((stream, _)) => admit(&worker, door, stream, open),
+            Ok((stream, _)) => admit(&worker, door, stream, places),
+            // It ended before it was accepted.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                tracing::warn!(error = %e, "a connection could not be accepted");
+                let detail = format!("a connection could not be accepted: {e}");
+                worker.refused(door.direction(), &Failure::new(Reason::Overloaded, detail));
                 // Out of descriptors or memory: a moment later there may be some.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// Counts one connection of the process as open.
-struct Place(&'static AtomicUsize);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, open: &'static AtomicUsize) {
-    let place = Place(open);
-    if open.fetch_add(1, Relaxed) >= worker.config.max_connections {
-        let direction = if door == Door::Outbound { Direction::Outbound } else { Direction::Inbound };
-        let detail = format!("{} connections are open already", worker.config.max_connections);
-        worker.refused(direction, &Failure::new(Reason::Overloaded, detail));
+fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, places: &'static Places) {
+    let Some(place) = places.take(door) else {
+        let most = worker.config.max_connections;
+        let detail = format!("too many connections are open: {most} in all, and no place is left for this way");
+        worker.refused(door.direction(), &Failure::new(Reason::Overloaded, detail));
         return tcp::reset_on_close(&stream);
-    }
+    };
     let counted = worker.drain.open();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
@@ -127,8 +127,11 @@ fn destination(configured: Destination, stream: &TcpStream) -> Option<SocketAddr
         std::net::IpAddr::V4(_) => socket.original_dst_v4(),
         std::net::IpAddr::V6(_) => socket.original_dst_v6(),
     };
-    let to = original.ok()?.as_socket()?;
-    // Somebody connected to the proxy's port itself: carrying that on would lead back here.
+    onward(original.ok()?.as_socket()?, local)
+}
+
+/// Nothing where somebody connected to the proxy's port itself: carrying that on would lead back here.
+fn onward(to: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
     let own = (local.ip().to_canonical(), local.port());
     ((to.ip().to_canonical(), to.port()) != own).then_some(to)
 }
@@ -139,6 +142,24 @@ mod tests {
 
     use super::*;
     use crate::{control::state::State, dataplane::Config, drain::Drain, identity::store::Store, metrics::Metrics};
+
+    #[test]
+    fn nothing_leads_back_to_the_port_that_it_came_from() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let own = "10.0.0.7:15001";
+        for (to, local, expected) in [
+            ("10.96.0.10:80", own, true),
+            ("10.0.0.7:80", own, true),
+            ("10.0.0.8:15001", own, true),
+            (own, own, false),
+            // A socket that takes both families says it in either form.
+            (own, "[::ffff:10.0.0.7]:15001", false),
+            ("[::ffff:10.0.0.7]:15001", own, false),
+            ("[fd00::7]:15001", "[fd00::7]:15001", false),
+        ] {
+            assert_eq!(onward(address(to), address(local)).is_some(), expected, "{to} at {local}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_kept_for_each_connection_is_small() {

@@ -1,6 +1,7 @@
 //! Connections that the application opens: accept → resolve → route → balance → connect.
 
 pub(crate) mod balance;
+mod eligible;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 

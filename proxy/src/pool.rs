@@ -7,7 +7,7 @@ mod h1pool;
 mod h2pool;
 mod write_first;
 
-pub(crate) use dial::connect;
+pub(crate) use dial::{connect, keepalive, prepare};
 pub(crate) use endpoint::{Candidate, Endpoint, EndpointKey};
 pub(crate) use h1pool::{Connection1, Pool1};
 pub(crate) use h2pool::{Pool2, Secure, Stream2};

@@ -17,7 +17,7 @@ mod http_get;
 
 /// Probes under way at once; more are answered 503.
 const MAX_UNDER_WAY: usize = 64;
-/// What the kubelet calls itself when it does not say.
+/// What the kubelet calls itself: nothing that a caller says goes on to the application.
 const USER_AGENT: &str = "kube-probe/1.36";
 /// Timeout at most and at least.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
@@ -51,9 +51,8 @@ impl Probes {
         Self { by_id, pod, under_way: Semaphore::new(MAX_UNDER_WAY), health }
     }
 
-    /// Answers `GET /probe/CONTAINER/KIND`: 200, or 503 and why; 404 for what the injector did not give us. `agent` is what
-    /// the kubelet calls itself.
-    pub async fn answer(&self, path: &str, agent: Option<&str>) -> Answer {
+    /// Answers `GET /probe/ID`: 200, or 503 and why; 404 for what the injector did not give us.
+    pub async fn answer(&self, path: &str) -> Answer {
         let id = path.strip_prefix("/probe/").unwrap_or_default();
         let Some(probe) = self.by_id.get(id) else {
             return text(StatusCode::NOT_FOUND, "no container of this pod has such a probe");
@@ -62,7 +61,7 @@ impl Probes {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many probes are under way");
         };
         let timeout = Duration::from_secs(probe.timeout_seconds.into()).clamp(TIMEOUTS.0, TIMEOUTS.1);
-        let carried_out = tokio::time::timeout(timeout, self.carry_out(probe, agent.unwrap_or(USER_AGENT)));
+        let carried_out = tokio::time::timeout(timeout, self.carry_out(probe));
         let outcome = carried_out
             .await
             .unwrap_or_else(|_| Err(Failure::new(format!("no answer within {} s", timeout.as_secs()))));
@@ -73,13 +72,13 @@ impl Probes {
             }
             Err(failure) => {
                 self.health.probes_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(id, error = %failure, "a probe failed");
+                tracing::debug!(probe = name(id), error = %failure, "a probe failed");
                 text(StatusCode::SERVICE_UNAVAILABLE, failure.to_string())
             }
         }
     }
 
-    async fn carry_out(&self, probe: &Probe, agent: &str) -> Result<String, Failure> {
+    async fn carry_out(&self, probe: &Probe) -> Result<String, Failure> {
         let host = |given: &Option<String>| match given.as_deref() {
             None | Some("") => self.pod.to_string(),
             Some(host) => host.to_owned(),
@@ -89,10 +88,10 @@ impl Probes {
                 let _connection = connect(&host(given), *port).await?;
                 Ok(format!("port {port} accepts connections"))
             }
-            ProbeAction::Grpc { port, service } => grpc::check(&self.pod.to_string(), *port, service, agent).await,
+            ProbeAction::Grpc { port, service } => grpc::check(&self.pod.to_string(), *port, service).await,
             ProbeAction::HttpGet { host: given, port, path, https, headers } => {
                 let target = http_get::Target { https: *https, host: host(given), port: *port, path: path.clone() };
-                let status = http_get::get(target, headers, agent).await?;
+                let status = http_get::get(target, headers).await?;
                 // The kubelet takes any answer to a hook for a success.
                 if is_hook(&probe.id) || (200..400).contains(&status) {
                     Ok(format!("HTTP status {status}"))
@@ -102,6 +101,11 @@ impl Probes {
             }
         }
     }
+}
+
+/// What of an id may be told: its key, if it has one, is known to those alone who may read the pod.
+fn name(id: &str) -> &str {
+    id.rmatch_indices('/').nth(1).map_or(id, |(at, _)| &id[at + 1..])
 }
 
 fn is_hook(id: &str) -> bool {

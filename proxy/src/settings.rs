@@ -47,6 +47,8 @@ pub struct Settings {
     pub uid: String,
     /// Address of the pod.
     pub ip: std::net::IpAddr,
+    /// Name of the pod's node; empty: not told.
+    pub node: String,
     /// Service account of the pod.
     pub service_account: String,
     /// Name of the workload.
@@ -83,6 +85,8 @@ impl Settings {
             namespace: must(env::POD_NAMESPACE)?,
             uid: var(env::POD_UID).unwrap_or_default(),
             ip: ip.parse().map_err(|_| wrong(env::POD_IP, format!("is no IP address: {ip:?}")))?,
+            // Injectors of earlier versions do not tell.
+            node: var(env::NODE_NAME).unwrap_or_default(),
             service_account: must(env::SERVICE_ACCOUNT)?,
             workload: var(env::WORKLOAD).filter(|w| !w.is_empty()).unwrap_or_else(|| pod.clone()),
             drain: number(&var, env::DRAIN_SECONDS)?.map_or(DEFAULT_DRAIN, Duration::from_secs),

@@ -11,10 +11,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
     control::{
-        apply::{Bundle, Endpoint, InboundPolicy, Protocol, Service, ServiceKey, ServicePort},
+        apply::{Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
         state::State,
     },
-    dataplane::{self, Config, Destination, StartError},
+    dataplane::{self, Config, Destination, Here, StartError},
     identity::{
         spiffe::{SpiffeError, SpiffeId},
         store::{Current, Store},
@@ -168,6 +168,7 @@ pub fn start(file: &File) -> Result<dataplane::Handle, StandaloneError> {
         workload: "default/standalone".into(),
         workers: file.workers,
         max_connections: dataplane::MAX_CONNECTIONS,
+        here: Here::default(),
     };
     if let Some(outbound) = &file.outbound {
         config.outbound = outbound.listen;
@@ -193,7 +194,7 @@ fn table(state: &State, to: SocketAddr, outbound: &Outbound) -> Result<(), Stand
             let ip: IpAddr = e.address.ip();
             let identity = e.identity.as_deref().map(str::parse).transpose()?;
             let (pod, zone) = (String::new(), String::new());
-            Ok(Endpoint { ip, port: e.address.port(), identity, pod, zone, draining: false })
+            Ok(Endpoint { ip, port: e.address.port(), identity, pod, zone, node: String::new(), draining: false })
         })
         .collect::<Result<Vec<_>, SpiffeError>>()?;
     let protocol = match outbound.protocol {
@@ -204,7 +205,7 @@ fn table(state: &State, to: SocketAddr, outbound: &Outbound) -> Result<(), Stand
     };
     let port = ServicePort { port: to.port(), name: String::new(), protocol, endpoints };
     state.set_address(to.ip(), Some(Arc::new(crate::control::apply::Address::Service(key.clone()))));
-    state.set_service(key.clone(), Some(Arc::new(Service { key, ports: vec![port] })));
+    state.set_service(key.clone(), Some(Arc::new(Service { key, ports: vec![port], selection: Selection::default() })));
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::{
         answer::{Failure, refusal},
         exchange::{Context, Tried},
         pump, serve2,
+        window::{self, Held},
     },
     metrics::Direction,
     pool::{self, Candidate, Stream2},
@@ -43,7 +44,7 @@ impl Buffer {
 
     /// The next bytes; empty at the end.
     async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
-        let size = SIZES[self.size];
+        let size = SIZES[if window::is_narrow() { self.size.min(1) } else { self.size }];
         if self.bytes.capacity() < size / 2 {
             self.bytes = BytesMut::with_capacity(size);
         }
@@ -73,7 +74,9 @@ async fn one_way(
         if bytes.is_empty() {
             return to.shutdown().await;
         }
+        let held = Held::new();
         to.write_all(&bytes).await?;
+        drop(held);
         count.fetch_add(bytes.len() as u64, Relaxed);
     }
 }
@@ -107,7 +110,9 @@ async fn up(from: &mut (impl AsyncRead + Unpin), to: &mut SendStream<Bytes>, cou
 async fn down(from: &mut RecvStream, to: &mut (impl AsyncWrite + Unpin), count: &AtomicU64) -> io::Result<()> {
     while let Some(data) = from.data().await {
         let data = data.map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset))?;
+        let held = Held::new();
         to.write_all(&data).await?;
+        drop(held);
         count.fetch_add(data.len() as u64, Relaxed);
         from.flow_control()
             .release_capacity(data.len())

@@ -17,11 +17,12 @@ use crate::{
     },
     dataplane::Config,
     drain::Drain,
-    http::answer::Failure,
+    http::{answer::Failure, window},
     identity::store::Store,
     memory::Freed,
     metrics::{Direction, Metrics},
     outbound::balance::Balancer,
+    places::Handshakes,
     pool::{Endpoint, EndpointKey},
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     /// Keeps endpoints that belong to no balancer, with the time of their last use.
     direct: RefCell<HashMap<EndpointKey, (Rc<Endpoint>, Instant)>>,
     balancers: RefCell<Balancers>,
+    /// Of peers who have not proved who they are.
+    pub(crate) handshakes: Handshakes,
     /// What connections let go of.
     pub(crate) freed: Freed,
     logged: Cell<Option<Instant>>,
@@ -71,6 +74,7 @@ impl Worker {
             endpoints: RefCell::default(),
             direct: RefCell::default(),
             balancers: RefCell::default(),
+            handshakes: Handshakes::default(),
             freed: Freed::default(),
             logged: Cell::new(None),
             unlogged: Cell::new(0),
@@ -159,6 +163,7 @@ impl Worker {
                 endpoint.sweep(now);
             }
             self.freed.give_back(now);
+            window::settle();
         }
     }
 
@@ -175,5 +180,44 @@ fn drop_oldest<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, (V, Inst
     let oldest = map.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| k.clone());
     if let Some(key) = oldest {
         map.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker() -> Rc<Worker> {
+        let config = Arc::new(Config::for_pod("a/b".into(), 1));
+        Worker::new(config, Store::new(), State::fixed(), Metrics::new(), Drain::new())
+    }
+
+    #[test]
+    fn endpoints_addressed_directly_are_bounded_and_the_longest_unused_goes() {
+        let worker = worker();
+        let key = |n: usize| EndpointKey { address: ([10, 0, (n >> 8) as u8, n as u8], 80).into(), identity: None };
+        for n in 0..MAX_DIRECT {
+            worker.direct(key(n));
+        }
+        worker.direct(key(0));
+        worker.direct(key(MAX_DIRECT));
+        assert_eq!(worker.direct.borrow().len(), MAX_DIRECT);
+        assert!(worker.direct.borrow().contains_key(&key(0)), "it was used a moment ago");
+        assert!(!worker.direct.borrow().contains_key(&key(1)));
+    }
+
+    #[test]
+    fn balancers_are_bounded_and_the_longest_unused_goes() {
+        let worker = worker();
+        let key = |n: usize| ServiceKey { namespace: "shop".into(), name: format!("s{n}") };
+        let (_told, source) = watch::channel(None);
+        for n in 0..MAX_BALANCERS {
+            worker.balancer(key(n), 80, source.clone());
+        }
+        worker.balancer(key(0), 80, source.clone());
+        worker.balancer(key(MAX_BALANCERS), 80, source);
+        assert_eq!(worker.balancers.borrow().len(), MAX_BALANCERS);
+        assert!(worker.balancers.borrow().contains_key(&(key(0), 80)), "it was used a moment ago");
+        assert!(!worker.balancers.borrow().contains_key(&(key(1), 80)));
     }
 }

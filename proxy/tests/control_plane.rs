@@ -38,7 +38,7 @@ fn address_of(name: &str, version: u64) -> Resource {
 
 fn service(name: &str, version: u64, ports: &[u32]) -> Resource {
     let ports = ports.iter().map(|p| proto::ServicePort { port: *p, ..Default::default() }).collect();
-    let body = Service { namespace: "shop".into(), name: name.into(), ports, groups: vec![] };
+    let body = Service { namespace: "shop".into(), name: name.into(), ports, ..Service::default() };
     resource(ResourceType::Service, &format!("shop/{name}"), version, &body)
 }
 
@@ -92,6 +92,19 @@ async fn a_proxy_gets_its_leaf_with_its_token() {
     let asked = world.asked.lock().unwrap();
     assert_eq!((asked.len(), asked[0].token.as_str(), &asked[0].uris), (1, "the-token", &vec![WEB.to_owned()]));
     assert!(world.health.identity.error().is_none());
+}
+
+#[tokio::test]
+async fn a_pod_whose_dns_does_not_know_the_control_plane_finds_it_by_its_addresses() {
+    let mut world = World::unnamed(&[[127, 0, 0, 1].into()]).await;
+    world.generation(1).await;
+    let _stream = world.stream().await;
+    // Without them it says what is wrong, and with wrong ones both.
+    let world = World::unnamed(&[]).await;
+    world.until("an error", |w| w.health.identity.error().is_some_and(|e| e.contains("bowline-control.invalid"))).await;
+    let world = World::unnamed(&[[127, 0, 0, 99].into()]).await;
+    let told = |e: String| e.contains("by name: ") && e.contains("127.0.0.99");
+    world.until("both errors", |w| w.health.identity.error().is_some_and(told)).await;
 }
 
 #[tokio::test]

@@ -39,9 +39,13 @@ fn address() -> String {
 }
 
 fn start(world: &World) -> Slot {
+    start_by(world, Command::new(env!("CARGO_BIN_EXE_bowline-proxy")))
+}
+
+fn start_by(world: &World, mut program: Command) -> Slot {
     let address = address();
     let probes = r#"[{"id":"web/liveness","tcpSocket":{"port":1},"timeoutSeconds":1}]"#;
-    let process = Command::new(env!("CARGO_BIN_EXE_bowline-proxy"))
+    let process = program
         .arg("run")
         .env_clear()
         .env(env::SLOT, "a")
@@ -122,6 +126,63 @@ async fn a_slot_becomes_ready_and_shows_what_it_knows() {
     let (status, why) = slot.get(ports::PROBES, "/probe/web/liveness").await.unwrap();
     assert_eq!(status, 503);
     assert!(why.contains("refused"), "{why}");
+}
+
+#[tokio::test]
+async fn as_many_files_are_opened_as_may_be() {
+    let ca = Arc::new(Ca::new("root"));
+    let mut world = World::alone(Arc::clone(&ca), &ca, OPERATOR).await;
+    // As a container runtime starts a container, with smaller numbers.
+    let mut program = Command::new("prlimit");
+    program.args(["--nofile=256:4096", env!("CARGO_BIN_EXE_bowline-proxy")]);
+    let slot = start_by(&world, program);
+    let stream = world.stream().await;
+    let body = InboundPolicy { mtls_mode: MtlsMode::Strict.into(), ports: vec![] };
+    stream.send(vec![resource(ResourceType::InboundPolicy, "", 1, &body)]).await;
+    slot.ready().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", slot.process.id().unwrap())).unwrap();
+    let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["4096", "4096"], "{limits}");
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        for port in [ports::ADMIN, ports::METRICS] {
+            held.push(TcpStream::connect((slot.address.as_str(), port)).await.unwrap());
+        }
+    }
+    for stream in &mut held {
+        stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    }
+    for stream in &mut held {
+        let mut head = [0; 12];
+        timeout(SOON, stream.read_exact(&mut head)).await.expect("an answer").unwrap();
+        assert_eq!(&head, b"HTTP/1.1 404");
+    }
+}
+
+#[tokio::test]
+async fn callers_who_say_nothing_lock_nobody_out() {
+    let (_world, slot, _stream) = ready().await;
+    for (port, path, expected) in [(ports::PROBES, "/probe/web/liveness", 503), (ports::METRICS, "/metrics", 200)] {
+        let mut silent = Vec::new();
+        for _ in 0..300 {
+            silent.push(TcpStream::connect((slot.address.as_str(), port)).await.unwrap());
+        }
+        // Sooner than the silent ones are given up.
+        let answer = timeout(Duration::from_secs(3), slot.get(port, path)).await.expect("an answer in time");
+        assert_eq!(answer.unwrap().0, expected);
+        // The oldest made room.
+        assert_eq!(timeout(SOON, silent[0].read(&mut [0; 1])).await.expect("its end").unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_to_the_probes_is_for_one_request() {
+    let (_world, slot, _stream) = ready().await;
+    let mut stream = TcpStream::connect((slot.address.as_str(), ports::PROBES)).await.unwrap();
+    stream.write_all(b"GET /probe/web/liveness HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer)).await.expect("its end").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("connection: close"), "{answer}");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ mod bodies;
 mod bounds;
 #[path = "traffic/ending.rs"]
 mod ending;
+#[path = "traffic/floods.rs"]
+mod floods;
 #[path = "traffic/http1.rs"]
 mod http1;
 #[path = "traffic/http2.rs"]
@@ -28,5 +30,7 @@ mod retries;
 mod rotation;
 #[path = "traffic/trust.rs"]
 mod trust;
+#[path = "traffic/unread.rs"]
+mod unread;
 #[path = "traffic/upgrades.rs"]
 mod upgrades;

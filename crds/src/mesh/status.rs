@@ -1,6 +1,6 @@
 //! What the operator tells of a Mesh.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
@@ -198,6 +198,9 @@ pub struct NamespacesStatus {
     /// The first hundred, by name.
     #[serde(default)]
     pub names: Vec<String>,
+    /// The selector in force: that of the spec, or while the spec is invalid the last valid one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
 }
 
 /// Schemas where those that are derived say too much or too little.

@@ -64,12 +64,19 @@ fn hierarchies() -> Vec<PathBuf> {
 /// The directories of this cluster that exist.
 #[must_use]
 pub fn existing(env: &Env) -> Vec<PathBuf> {
+    numbered(env).map(|(_, dir)| dir).collect()
+}
+
+/// The numbers of nodes that have one.
+#[must_use]
+pub fn nodes(env: &Env) -> Vec<u8> {
+    numbered(env).map(|(number, _)| number).collect()
+}
+
+fn numbered(env: &Env) -> impl Iterator<Item = (u8, PathBuf)> + use<> {
     let prefix = format!("{}-node", env.instance);
-    let ours = |dir: &PathBuf| {
-        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        name.strip_prefix(&prefix).is_some_and(|n| n.parse::<u8>().is_ok())
-    };
-    hierarchies().iter().flat_map(|h| children(h).collect::<Vec<_>>()).filter(ours).collect()
+    let number = move |dir: &Path| dir.file_name()?.to_str()?.strip_prefix(&prefix)?.parse().ok();
+    hierarchies().into_iter().flat_map(|h| children(&h)).filter_map(move |dir| Some((number(&dir)?, dir)))
 }
 
 /// Removes them all, when the last process is gone.
@@ -77,8 +84,20 @@ pub fn existing(env: &Env) -> Vec<PathBuf> {
 /// # Errors
 /// When one is still in use after ten seconds.
 pub async fn remove_all(env: &Env) -> Result<()> {
+    remove(|| existing(env)).await
+}
+
+/// Removes those of one node, when its last process is gone.
+///
+/// # Errors
+/// As [`remove_all`].
+pub async fn remove_node(env: &Env, number: u8) -> Result<()> {
+    remove(|| numbered(env).filter(|(n, _)| *n == number).map(|(_, dir)| dir).collect()).await
+}
+
+async fn remove(existing: impl Fn() -> Vec<PathBuf>) -> Result<()> {
     for attempt in 0.. {
-        let failed = existing(env).iter().find_map(|dir| remove_tree(dir).err().map(|e| (dir.clone(), e)));
+        let failed = existing().iter().find_map(|dir| remove_tree(dir).err().map(|e| (dir.clone(), e)));
         match failed {
             None => return Ok(()),
             Some((dir, e)) if attempt == 100 => bail!("cgroup {} cannot be removed: {e}", dir.display()),

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use super::network::{SERVICES, node_ip};
-use super::node_files;
+use super::{audit, node_files};
 
 /// A program that ended is started again after this long.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -82,6 +82,9 @@ impl Running<'_> {
     fn start_all(&self) {
         let dir = node_files::dir(&self.node.state, self.node.number);
         if self.node.number == 1 {
+            if let Err(e) = audit::prepare(&self.node.state) {
+                eprintln!("{e:#}");
+            }
             control_plane_store_and_api(&self.node.state).into_iter().for_each(|program| self.start(program));
         }
         self.start(Program { name: "containerd", args: vec!["-c".into(), path(&dir.join("containerd.toml"))] });
@@ -161,7 +164,7 @@ fn control_plane_store_and_api(state: &Path) -> [Program; 2] {
         "--unsafe-no-fsync".into(),
         "--log-level=warn".into(),
     ];
-    let api = vec![
+    let mut api = vec![
         "--etcd-servers=http://127.0.0.1:2379".into(),
         format!("--advertise-address={}", node_ip(1)),
         format!("--service-cluster-ip-range={SERVICES}"),
@@ -187,6 +190,7 @@ fn control_plane_store_and_api(state: &Path) -> [Program; 2] {
         format!("--proxy-client-cert-file={}", pki("front.crt")),
         format!("--proxy-client-key-file={}", pki("front.key")),
     ];
+    api.extend(audit::flags(state));
     [Program { name: "etcd", args: etcd }, Program { name: "kube-apiserver", args: api }]
 }
 

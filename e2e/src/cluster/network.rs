@@ -108,6 +108,28 @@ pub async fn remove_all(env: &Env) -> Result<()> {
     Ok(())
 }
 
+/// Removes the namespace of a node, and with it the node's end of the wire.
+///
+/// # Errors
+/// When it cannot be removed.
+pub async fn remove_node(env: &Env, number: u8) -> Result<()> {
+    let name = node_ns(env, number);
+    if namespaces(env).contains(&name) {
+        ip(&format!("netns delete {name}")).await.with_context(|| format!("network namespace {name} stays"))?;
+    }
+    // The kernel dissolves a namespace in its own time, and this end goes only then.
+    let port = format!("-n {} link delete n{number}", wire(env));
+    let _ = ip(&port).await;
+    Ok(())
+}
+
+/// The numbers of nodes that have a namespace.
+#[must_use]
+pub fn nodes(env: &Env) -> Vec<u8> {
+    let prefix = format!("{}-node", env.instance);
+    namespaces(env).iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect()
+}
+
 /// The names of this cluster's namespaces that exist.
 #[must_use]
 pub fn namespaces(env: &Env) -> Vec<String> {

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
+
+/// The ending of a file that is being written.
+const DRAFT: &str = "new";
 
 /// A process that cannot be mistaken for a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +104,35 @@ impl Record {
     }
 }
 
-fn file(env: &Env) -> std::path::PathBuf {
+/// Makes sure that the state's directory is a cluster's, and not something of the user's that would be removed with one.
+///
+/// # Errors
+/// When there is something else; names it.
+pub fn ensure_ours(env: &Env) -> Result<()> {
+    let state = &env.state;
+    let entries = match std::fs::read_dir(state) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).with_context(|| format!("cannot look into {}", state.display())),
+    };
+    // The record is the first thing that is made there and the last that goes: without one there is at most its draft.
+    let draft = file(env).with_extension(DRAFT);
+    let mut others = entries.flatten().map(|entry| entry.path()).filter(|path| *path != draft);
+    let Some(other) = others.next() else { return Ok(()) };
+    let record = std::fs::read(file(env)).unwrap_or_default();
+    if serde_json::from_slice::<serde_json::Value>(&record).is_ok_and(|record| record["nodes"].is_array()) {
+        return Ok(());
+    }
+    bail!(
+        "{} is no cluster's state: it holds {}, and no cluster.json of ours. Whatever is there would be lost: \
+         set BOWLINE_STATE to an empty or new directory, or remove this one by hand",
+        state.display(),
+        other.file_name().unwrap_or_default().display()
+    )
+}
+
+/// The file that says what runs.
+pub(super) fn file(env: &Env) -> std::path::PathBuf {
     env.state.join("cluster.json")
 }
 
@@ -110,7 +141,7 @@ fn file(env: &Env) -> std::path::PathBuf {
 /// # Errors
 /// When it cannot be written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = path.with_extension(DRAFT);
     let written = std::fs::write(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, path));
     written.with_context(|| format!("cannot write {}", path.display()))
 }
@@ -130,5 +161,26 @@ mod tests {
         let own = Process::now(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.alive());
         assert!(!Process { started: own.started + 1, ..own }.alive());
+    }
+
+    #[test]
+    fn a_directory_of_the_users_is_no_state() {
+        let dir = std::env::temp_dir().join(format!("bowline-state-{}", std::process::id()));
+        let env = Env::from_process().unwrap().with_state(dir.clone());
+        ensure_ours(&env).expect("there is nothing yet");
+        std::fs::create_dir(&dir).unwrap();
+        ensure_ours(&env).expect("it is empty");
+        std::fs::write(dir.join("cluster.new"), "{").unwrap();
+        ensure_ours(&env).expect("a crash while the first record was written");
+
+        std::fs::write(dir.join("letters.txt"), "dear").unwrap();
+        let error = ensure_ours(&env).unwrap_err().to_string();
+        assert!(error.contains(&*dir.to_string_lossy()) && error.contains("letters.txt"), "{error}");
+        std::fs::write(dir.join("cluster.json"), r#"{"name": "a cluster of stars"}"#).unwrap();
+        ensure_ours(&env).unwrap_err();
+
+        Record::default().write(&env).unwrap();
+        ensure_ours(&env).expect("it is recorded");
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

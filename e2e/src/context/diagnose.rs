@@ -40,7 +40,7 @@ impl Context {
     }
 
     fn diagnostics(&self) -> PathBuf {
-        self.env.out.join("diagnostics").join(&self.test)
+        self.env.found.join("diagnostics").join(&self.test)
     }
 
     async fn dump(&self, dir: &Path, file: &str, kubectl: &[&str]) {

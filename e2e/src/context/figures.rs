@@ -1,7 +1,8 @@
 //! What a test measured: numbers and short texts by name, kept as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -56,6 +57,21 @@ impl Figures {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Reads the figures called `name`; `None`: there are none.
+    ///
+    /// # Errors
+    /// When the file is not one of figures.
+    pub fn read(env: &Env, name: &str) -> Result<Option<Self>> {
+        let path = dir(env).join(format!("{name}.json"));
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} has no figures", path.display()))?))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
     /// Reads the figures of all tests that left some, by name.
     ///
     /// # Errors
@@ -74,8 +90,23 @@ impl Figures {
         all.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
     }
+
+    /// Names of the tests whose figures were written since then.
+    ///
+    /// # Errors
+    /// When the file system cannot tell.
+    pub fn fresh(env: &Env, since: SystemTime) -> Result<BTreeSet<String>> {
+        let mut fresh = BTreeSet::new();
+        for entry in std::fs::read_dir(dir(env)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.metadata()?.modified()? >= since {
+                fresh.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(fresh)
+    }
 }
 
 fn dir(env: &Env) -> PathBuf {
-    env.out.join("figures")
+    env.found.join("figures")
 }

@@ -11,6 +11,14 @@ use crate::context::{Context, pods};
 const REQUESTS: &str = "bowline_http_requests_total";
 const BUCKETS: &str = "bowline_http_request_duration_seconds_bucket";
 
+/// Who should call whom.
+pub(super) struct Expected {
+    /// The end of the caller's identity: what comes before it is the trust domain.
+    pub(super) caller: String,
+    /// The application called.
+    pub(super) called: &'static str,
+}
+
 /// Counters between one caller and one application.
 #[derive(Clone, Debug, Default)]
 struct Edge {
@@ -68,9 +76,22 @@ impl Traffic {
         self
     }
 
-    /// Whether nobody talks to anybody.
-    pub(super) fn is_silent(&self) -> bool {
-        self.edges.iter().all(|((peer, _), edge)| !peer.starts_with("spiffe://") || edge.requests <= 0.0)
+    /// Those of the expected edges over which no request went that was answered well.
+    pub(super) fn silent(&self, expected: &[Expected]) -> Vec<String> {
+        let talks = |wanted: &&Expected| {
+            self.edges.iter().any(|((peer, app), edge)| {
+                let proven = peer.starts_with("spiffe://") && peer.ends_with(&wanted.caller);
+                proven && app == wanted.called && edge.requests > edge.failures
+            })
+        };
+        let silent = expected.iter().filter(|wanted| !talks(wanted));
+        silent.map(|wanted| format!("{} to {}", wanted.caller, wanted.called)).collect()
+    }
+
+    /// Requests of all edges together in each second.
+    pub(super) fn rate(&self) -> f64 {
+        let all: f64 = self.edges.values().map(|edge| edge.requests).sum();
+        (all / self.seconds.max(0.001) * 10.0).round() / 10.0
     }
 
     /// For people.
@@ -125,5 +146,22 @@ mod tests {
         assert_eq!(quantile(&buckets, 0.5), Some(0.002));
         assert_eq!(quantile(&buckets, 0.75), Some(0.003));
         assert_eq!(quantile(&BTreeMap::new(), 0.5), None);
+    }
+
+    #[test]
+    fn an_edge_is_silent_without_a_good_request_by_a_proven_caller() {
+        let edge = |requests, failures| Edge { requests, failures, ..Edge::default() };
+        let id = |name: &str| format!("spiffe://cluster.local/ns/shop/sa/{name}");
+        let edges = [
+            ((id("visitors"), "frontend".to_owned()), edge(9.0, 1.0)),
+            ((id("frontend"), "catalog".to_owned()), edge(9.0, 9.0)),
+            (("plaintext".to_owned(), "orders".to_owned()), edge(9.0, 0.0)),
+        ];
+        let traffic = Traffic { edges: edges.into(), at: Instant::now(), seconds: 9.0 };
+        let expected = [("visitors", "frontend"), ("frontend", "catalog"), ("frontend", "orders")];
+        let expected = expected.map(|(from, called)| Expected { caller: format!("/ns/shop/sa/{from}"), called });
+        let silent = traffic.silent(&expected);
+        assert_eq!(silent, ["/ns/shop/sa/frontend to catalog", "/ns/shop/sa/frontend to orders"]);
+        assert!((traffic.rate() - 3.0).abs() < 1e-9);
     }
 }

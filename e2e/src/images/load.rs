@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
 use crate::cluster::node_files::{containerd_socket, dir, images_ready};
@@ -53,10 +54,13 @@ pub async fn on_all_nodes(env: &Env, archives: &[PathBuf]) -> Result<()> {
 #[must_use]
 pub fn advice(env: &Env, archives: &[PathBuf]) -> Option<String> {
     let kubeconfig = env.kubeconfig.as_ref()?.display();
-    let files = archives.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ");
+    let files: Vec<_> = archives.iter().map(|archive| archive.display().to_string()).collect();
+    // kind ignores every archive but the first.
+    let kind: String = files.iter().map(|file| format!("\n  kind load image-archive {file}")).collect();
     Some(format!(
-        "KUBECONFIG={kubeconfig} is a cluster of yours: bring the images to its nodes yourself, such as\n  \
-         kind load image-archive {files}\n  k3d image import {files}"
+        "KUBECONFIG={kubeconfig} is a cluster of yours: bring the images to its nodes yourself, such as{kind}\nor\n  \
+         k3d image import {}",
+        files.join(" ")
     ))
 }
 
@@ -76,9 +80,26 @@ pub async fn on_new_node(env: &Env, programs: &Programs, number: u8, base: &[Pat
     std::fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))
 }
 
-/// The digest of the image that the nodes of our own cluster have under `name`, as `imageID` in a pod's status shows it.
+/// Whether a container of a pod runs another image than the one of that name on the nodes of our own cluster: it was built anew since.
 #[must_use]
-pub fn on_first_node(env: &Env, name: &str) -> Option<String> {
+pub fn is_outdated(env: &Env, pod: &Pod) -> bool {
+    differs(pod, |name| on_first_node(env, name))
+}
+
+fn differs(pod: &Pod, loaded: impl Fn(&str) -> Option<String>) -> bool {
+    let spec = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
+    let names: BTreeMap<_, _> = spec.filter_map(|c| Some((&c.name, c.image.as_deref()?))).collect();
+    let statuses = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]);
+    statuses.flatten().flatten().any(|status| {
+        let runs = status.image_id.trim_start_matches("sha256:");
+        let loaded = names.get(&status.name).and_then(|name| loaded(name));
+        // One that has not started yet has no image.
+        !runs.is_empty() && loaded.is_some_and(|loaded| loaded != runs)
+    })
+}
+
+/// The digest of the image that the nodes of our own cluster have under `name`, as `imageID` in a pod's status shows it.
+fn on_first_node(env: &Env, name: &str) -> Option<String> {
     let given = if env.kubeconfig.is_none() { read(env, 1).remove(name) } else { None };
     given.map(|given| given.config.trim_start_matches("sha256:").trim_end_matches(".json").to_owned())
 }
@@ -139,4 +160,52 @@ fn file(env: &Env, number: u8) -> PathBuf {
 /// What cannot be read is loaded again.
 fn read(env: &Env, number: u8) -> Loaded {
     std::fs::read(file(env, number)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn advice_is_for_clusters_of_the_users_and_names_every_archive() {
+        let env = Env { kubeconfig: None, ..Env::from_process().unwrap() };
+        let archives = [PathBuf::from("/a.tar"), "/b.tar".into()];
+        assert_eq!(advice(&env, &archives), None);
+        let said = advice(&Env { kubeconfig: Some("/config".into()), ..env }, &archives).unwrap();
+        for line in
+            ["kind load image-archive /a.tar", "kind load image-archive /b.tar", "k3d image import /a.tar /b.tar"]
+        {
+            assert!(said.lines().any(|l| l.trim() == line), "{said} lacks {line}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_outdated_when_any_of_its_images_was_built_anew() {
+        let pod = |proxy: &str, app: &str| -> Pod {
+            let status = |name: &str, id: &str| json!({ "name": name, "imageID": id, "image": "", "ready": true, "restartCount": 0 });
+            let pod = json!({
+                "spec": {
+                    "initContainers": [{ "name": "bowline-a", "image": "localhost/bowline-proxy:0.1.0" }],
+                    "containers": [{ "name": "app", "image": "localhost/bowline-test-app:0.1.0" }],
+                },
+                "status": {
+                    "initContainerStatuses": [status("bowline-a", proxy)],
+                    "containerStatuses": [status("app", app)],
+                },
+            });
+            serde_json::from_value(pod).unwrap()
+        };
+        let loaded = |name: &str| match name {
+            "localhost/bowline-proxy:0.1.0" => Some("aa".to_owned()),
+            "localhost/bowline-test-app:0.1.0" => Some("bb".to_owned()),
+            _ => None,
+        };
+        assert!(!differs(&pod("sha256:aa", "sha256:bb"), loaded));
+        assert!(differs(&pod("sha256:old", "sha256:bb"), loaded));
+        assert!(differs(&pod("sha256:aa", "sha256:old"), loaded));
+        assert!(!differs(&pod("", "sha256:bb"), loaded), "it has not started yet");
+        assert!(!differs(&pod("sha256:old", "sha256:old"), |_| None), "nobody knows what a node of the user's has");
+    }
 }

@@ -16,9 +16,10 @@ pub const CERT_MANAGER: &str = "localhost/cert-manager:1";
 /// # Errors
 /// When the compiler or buildah fails, or the image cannot be loaded.
 pub async fn cert_manager(env: &Env) -> Result<()> {
-    prereq::for_images().await?;
+    prereq::for_images(env).await?;
     let image = Image {
         name: CERT_MANAGER.into(),
+        folder: "",
         containerfile: env.root.join("e2e/images/cert-manager"),
         files: vec![(tools::cert_manager(env).await?, "cert-manager")],
     };

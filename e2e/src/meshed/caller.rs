@@ -90,6 +90,23 @@ impl<'a> Caller<'a> {
         self.call(&command).await.map(drop)
     }
 
+    /// Starts load that goes on by itself, and waits until a request was answered and `streams` streams are up.
+    ///
+    /// # Errors
+    /// When it does not get under way.
+    pub async fn steady_load(&self, args: &[&str], streams: u64) -> Result<()> {
+        self.start_load(args).await?;
+        self.cx
+            .eventually(SOON, "the load does not get under way", || async {
+                let load = self.load().await?;
+                let Load { succeeded, streams_held, errors, .. } = &load;
+                ensure!(*succeeded > 0, "no request was answered: {errors}");
+                ensure!(*streams_held == streams, "{streams_held} streams of {streams} are up: {errors}");
+                Ok(())
+            })
+            .await
+    }
+
     /// The report of the load so far.
     ///
     /// # Errors
@@ -98,7 +115,7 @@ impl<'a> Caller<'a> {
         Load::of(self.call(&["ctl", "report"]).await?)
     }
 
-    /// Stops the load; its report.
+    /// Stops the load; its report, when everything that was sent has been answered or given up.
     ///
     /// # Errors
     /// When none was started.
@@ -144,6 +161,16 @@ impl Load {
         serde_json::from_value(report).context("no load was running")
     }
 
+    /// Fails unless every request that was sent has been answered or given up.
+    ///
+    /// # Errors
+    /// Says how many hang.
+    pub fn settled(&self) -> Result<()> {
+        let (sent, told) = (self.sent, self.succeeded + self.failed);
+        ensure!(sent == told, "{sent} were sent, and only {told} have succeeded or failed: the others hang");
+        Ok(())
+    }
+
     /// Fails unless requests were sent, none failed and no stream was lost.
     ///
     /// # Errors
@@ -152,6 +179,7 @@ impl Load {
         ensure!(self.sent > 0 && self.succeeded > 0, "no load was made: {self:?}");
         let Self { sent, failed, streams_held, streams_lost, errors, .. } = self;
         ensure!(*failed == 0 && *streams_lost == 0, "{failed} of {sent} failed, {streams_lost} streams lost: {errors}");
+        self.settled()?;
         ensure!(*streams_held == streams, "{streams_held} streams held instead of {streams}: {errors}");
         Ok(())
     }
@@ -193,6 +221,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_hangs_is_not_flawless() {
+        let load = json!({
+            "sent": 10, "succeeded": 9, "failed": 0, "fresh_connections": 0, "streams_held": 0, "streams_lost": 0,
+            "p50_ms": 1.0, "p99_ms": 1.0, "errors": {},
+        });
+        let mut load: Load = serde_json::from_value(load).unwrap();
+        assert!(load.flawless(0).unwrap_err().to_string().contains("hang"));
+        load.succeeded = 10;
+        load.flawless(0).unwrap();
+        assert!(load.flawless(1).is_err());
+    }
 
     #[test]
     fn loads_add_up() {

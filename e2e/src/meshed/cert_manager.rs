@@ -22,16 +22,30 @@ const SELF_SIGNED: &str = "e2e-self-signed";
 /// Condition of a Certificate that cert-manager is to issue anew.
 const ISSUING: &str = "Issuing";
 
+/// Label of the definitions that this made: with any other goes what somebody else has defined by it.
+const MADE: &str = "e2e.bowline.dev/made-by=rotation_sources";
+
 /// Installs it, whatever an earlier test left, and makes the authority; returns its root's fingerprint.
 ///
 /// # Errors
-/// When it does not start or does not sign.
+/// When somebody else has installed it already, and when it does not start or does not sign.
 pub async fn install(cx: &Context) -> Result<String> {
     remove(cx).await?;
     let crds = tools::cert_manager_crds(cx.env()).await?;
+    let get = ["get", "--ignore-not-found", "--output", "name", "--filename"];
+    let others = kubectl_command(cx.env())?.args(get).args([&crds]).output().await?;
+    ensure!(
+        others.is_empty(),
+        "cert-manager is on this cluster already, made by somebody else, and would be replaced: take the cluster down (`cargo e2e down`), \
+         or remove {}",
+        others.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+    // Not YAML, which it prints without anything between two documents.
+    let label = ["label", "--local", "--output", "json", MADE, "--filename"];
+    let labelled = kubectl_command(cx.env())?.args(label).args([&crds]).output().await?;
     // They are larger than the annotation in which an ordinary `apply` would keep them.
-    let apply = ["apply", "--server-side", "--force-conflicts", "--filename"];
-    kubectl_command(cx.env())?.args(apply).args([&crds]).output().await.context("cert-manager's definitions")?;
+    let apply = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
+    kubectl_command(cx.env())?.args(apply).input(labelled).output().await.context("cert-manager's definitions")?;
     let namespace = cx.temp_ns(NAME, None).await?;
     cx.apply_yaml(&namespace, &controller().to_string()).await?;
     cx.rolled_out(&namespace, &format!("deployment/{NAME}"), SOON).await.context("cert-manager does not start")?;
@@ -43,14 +57,12 @@ pub async fn install(cx: &Context) -> Result<String> {
     Ok(authority::fingerprint(&CertificateDer::from_pem_slice(&pem.0)?))
 }
 
-/// Takes it out of the cluster, with everything that it was asked for.
+/// Takes what [`install`] made out of the cluster, with everything that it was asked for.
 ///
 /// # Errors
 /// When something stays.
 pub async fn remove(cx: &Context) -> Result<()> {
-    let crds = tools::cert_manager_crds(cx.env()).await?;
-    let delete = ["delete", "--ignore-not-found", "--filename"];
-    kubectl_command(cx.env())?.args(delete).args([&crds]).output().await?;
+    cx.kubectl(&["delete", "customresourcedefinitions", "--selector", MADE]).await?;
     cx.kubectl(&["delete", "--ignore-not-found", "clusterrolebinding", NAME]).await?;
     cx.delete_ns(NAME).await
 }

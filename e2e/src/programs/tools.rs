@@ -30,7 +30,7 @@ pub async fn cert_manager(env: &Env) -> Result<PathBuf> {
 /// # Errors
 /// When the module cannot be downloaded.
 pub async fn cert_manager_crds(env: &Env) -> Result<PathBuf> {
-    let go = prereq::for_go().await?;
+    let go = prereq::for_go(env).await?;
     // Downloads only what the module cache lacks, and says where it is.
     let download = Cmd::new(go)
         .args(["mod", "download", "-json", CERT_MANAGER_SOURCE])

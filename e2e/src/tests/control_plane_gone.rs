@@ -1,15 +1,20 @@
 //! The operator is killed and stays away: members go on talking, also over fresh connections, to all that they had reached before; a
-//! destination that was never asked for gets a clear reason; pods outside the mesh keep starting. Then it comes back.
+//! destination that was never asked for gets a clear reason; pods outside the mesh keep starting, members are refused with a word why.
+//! Members whose leaves are short-lived talk up to the leaf's end, and then say that it is over. Then the operator comes back.
 //!
 //! Seen to fail: a proxy that asks the control plane for each connection fails the fresh ones in the load; one that stays silent
 //! about an unknown destination runs into the timeout.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use bowline_crds::names::INJECT_LABEL;
+use bowline_proxy::bootstrap::Reason;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::context::{Context, Figures};
+use crate::meshed::short_lived::ShortLived;
 use crate::meshed::{self, App, Caller, MESH, SOON, app, operator};
 
 /// How long members are watched without a control plane.
@@ -19,20 +24,22 @@ const LONG: Duration = Duration::from_secs(300);
 
 /// Runs the test; leaves the operator running, whatever happens.
 pub async fn run(cx: &Context) -> Result<Figures> {
-    meshed::ensure(cx).await?;
+    let short = ShortLived::deploy(cx).await.context("a Mesh with short-lived leaves")?;
     let ns = cx.temp_ns("e2e-gone", Some(MESH)).await?;
     let outside = cx.temp_ns("e2e-gone-outside", None).await?;
     let apps = [App::new("server").replicas(2), App::new("client"), App::new("late")];
     app::deploy(cx, &ns, &apps).await?;
     app::deploy(cx, &outside, &[App::new("plain")]).await?;
-    let result = without(cx, &ns, &outside).await;
+    let result = without(cx, &ns, &outside, &short).await;
+    let start = Instant::now();
     operator::ensure(cx).await?;
-    let figures = result?;
+    let mut figures = result?;
     back(cx, &ns).await.context("after the operator came back")?;
+    short.back(&mut figures, start).await.context("short-lived leaves after the operator came back")?;
     Ok(figures)
 }
 
-async fn without(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
+async fn without(cx: &Context, ns: &str, outside: &str, short: &ShortLived<'_>) -> Result<Figures> {
     let client = Caller::of(cx, ns, "client").await?;
     let server = Caller::of(cx, ns, "server").await?;
     let plain = format!("http://plain.{outside}/");
@@ -43,15 +50,22 @@ async fn without(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
     }
     let urls = ["--url", "http://server/", "--url", "http://server:8088/", "--url", &plain, "--url", &pod_address];
     let more = ["--rate", "60", "--fresh-percent", "50", "--streams", "4", "--tcp", "server:9000"];
-    client.start_load(&[&urls[..], &more[..]].concat()).await?;
+    client.steady_load(&[&urls[..], &more[..]].concat(), 5).await?;
 
     let start = Instant::now();
     operator::remove(cx).await?;
     let gone = Instant::now();
-    unknown(&client, ns).await?;
-    app::deploy(cx, outside, &[App::new("newcomer")]).await.context("a pod outside the mesh without the operator")?;
-    // A container that dies in a meshed pod comes back without the control plane, too.
-    let killed = restart(cx, ns).await?;
+    let to_the_end = async { short.until_the_end().await.context("leaves that end while the operator is away") };
+    let meanwhile = async {
+        unknown(&client, ns).await?;
+        app::deploy(cx, outside, &[App::new("newcomer")])
+            .await
+            .context("a pod outside the mesh without the operator")?;
+        refused(cx, ns).await.context("a new member without the operator")?;
+        // A container that dies in a meshed pod comes back without the control plane, too.
+        restart(cx, ns).await
+    };
+    let (killed, mut figures) = tokio::try_join!(meanwhile, to_the_end)?;
     // Time is what is tested here, and not waited for anything.
     let watch = if cx.long() { LONG } else { AWAY };
     sleep(watch.saturating_sub(gone.elapsed())).await;
@@ -65,12 +79,11 @@ async fn without(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
 
     let load = client.stop_load().await?;
     load.flawless(5).context("load while the operator was away")?;
-    let mut figures = load.figures(Figures::new());
     figures
         .set("away_seconds", away)
         .set("seconds", start.elapsed().as_secs())
         .set("container_restarts", restarts - killed);
-    Ok(figures)
+    Ok(load.figures(figures))
 }
 
 /// A destination that was never asked for: an answer with the reason, soon.
@@ -78,9 +91,27 @@ async fn unknown(client: &Caller<'_>, ns: &str) -> Result<()> {
     let start = Instant::now();
     let report = client.call(&["get", &format!("http://late.{ns}/"), "--timeout", "20"]).await?;
     let reason = &report["headers"]["bowline-reason"];
-    ensure!(report["status"] == 503 && reason == "control-plane-unavailable", "an unknown destination: {report}");
+    let wanted = Reason::ControlPlaneUnavailable.as_str();
+    ensure!(report["status"] == 503 && reason == wanted, "an unknown destination: {report}");
     ensure!(start.elapsed() < Duration::from_secs(15), "the answer took {:?}", start.elapsed());
     Ok(())
+}
+
+/// Nobody starts half-meshed: a member is refused, and told by whom; who wants no sidecar starts.
+async fn refused(cx: &Context, ns: &str) -> Result<()> {
+    let account = json!({ "serviceAccountName": "default" });
+    let member = app::pod("orphan", json!({}), account.clone());
+    let Err(error) = cx.apply_yaml(ns, &member.to_string()).await else {
+        bail!("it was admitted without a sidecar");
+    };
+    let message = format!("{error:#}");
+    for word in ["failed calling webhook", "inject.bowline.dev"] {
+        ensure!(message.contains(word), "the refusal does not speak of {word:?}: {message}");
+    }
+    let mut out = app::pod("hermit", json!({}), account);
+    out["metadata"]["labels"][INJECT_LABEL] = "false".into();
+    cx.apply_yaml(ns, &out.to_string()).await.context("a pod that wants no sidecar is refused")?;
+    cx.ready_pod(ns, "app=hermit", SOON).await.map(drop)
 }
 
 /// Lets the application's container of `late` die and come back while the control plane is away; returns its restarts.

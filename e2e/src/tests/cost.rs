@@ -5,6 +5,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -28,6 +31,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let server = Caller::of(cx, &ns, "server").await?;
     let mut figures = Figures::new();
 
+    nothing_ends(cx).await?;
     let before = [process(cx, &client).await?, process(cx, &server).await?];
     let operator_before = operators(cx).await?;
     let start = Instant::now();
@@ -55,12 +59,29 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         figures.set(&format!("{side}_1000rps_mib"), mib(after[n].bytes));
         figures.set(&format!("{side}_1000rps_cpu_ms_per_s"), rate(&before[n], &after[n], took));
     }
+    let mut restarts = 0;
+    for namespace in [&ns, &plain] {
+        restarts += meshed::no_restarts(cx, namespace, "").await?;
+    }
+    figures.set("container_restarts", restarts);
     let hundredth = |ms: f64| (ms * 100.0).round() / 100.0;
     for (name, of) in [("p50_ms", |l: &Load| l.p50_ms), ("p99_ms", |l: &Load| l.p99_ms)] as [(_, fn(&Load) -> f64); 2] {
         figures.set(&format!("direct_{name}"), hundredth(of(&direct)));
         figures.set(&format!("added_{name}"), hundredth(of(&meshed) - of(&direct)));
     }
     Ok(meshed.figures(figures))
+}
+
+/// Waits until no namespace of an earlier test is being deleted any more: its end is work for the operator.
+async fn nothing_ends(cx: &Context) -> Result<()> {
+    cx.eventually(Duration::from_secs(60), "the cluster does not come to rest", || async {
+        let all = Api::<Namespace>::all(cx.client()).list(&ListParams::default()).await?;
+        let ending = all.iter().filter(|ns| ns.metadata.deletion_timestamp.is_some());
+        let ending: Vec<_> = ending.map(ResourceExt::name_any).collect();
+        ensure!(ending.is_empty(), "being deleted: {}", ending.join(", "));
+        Ok(())
+    })
+    .await
 }
 
 async fn measured(client: &Caller<'_>, load: &[&str]) -> Result<Load> {

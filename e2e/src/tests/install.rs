@@ -48,8 +48,10 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let rolled_out = start.elapsed().as_secs_f64();
     trust(cx, &ns).await?;
     sidecars(&cx.ready_pod(&ns, "app=web", SOON).await?)?;
+    let restarts = meshed::no_restarts(cx, &ns, "").await?;
     let tenth = |seconds: f64| (seconds * 10.0).round() / 10.0;
     Ok(Figures::new()
+        .with("container_restarts", restarts)
         .with("install_seconds", tenth(installed))
         .with("mesh_ready_seconds", tenth(mesh_ready))
         .with("first_pod_seconds", tenth(rolled_out)))

@@ -42,6 +42,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     // Held is not frozen: whoever starts now is still a member.
     app::deploy(cx, &ns, &[App::new("newcomer")]).await?;
 
+    let restarts = meshed::no_restarts(cx, &ns, "").await?;
     let start = Instant::now();
     let force = json!({ "metadata": { "annotations": { FORCE_DELETE_ANNOTATION: "true" } } });
     api.patch(DOOMED, &PatchParams::default(), &Patch::Merge(force)).await?;
@@ -55,7 +56,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     cx.temp_ns("e2e-doomed-empty", Some(DOOMED)).await?;
     api.delete(DOOMED, &DeleteParams::default()).await?;
     gone(cx).await?;
-    Ok(Figures::new().with("forced_seconds", (forced * 10.0).round() / 10.0))
+    Ok(Figures::new().with("container_restarts", restarts).with("forced_seconds", (forced * 10.0).round() / 10.0))
 }
 
 /// Waits until a condition says that workloads hold the deletion; returns its message.

@@ -45,7 +45,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     server.get(&format!("http://127.0.0.1:{}/ready", ports::ADMIN)).await.context("/ready from inside the pod")?;
     server.get(&format!("http://127.0.0.1:{}/live", ports::ADMIN)).await.context("/live from inside the pod")?;
     operators(cx).await?;
-    Ok(load.figures(Figures::new()).with("series", at_server.samples.len()))
+    let restarts = meshed::no_restarts(cx, &ns, "").await?;
+    Ok(load.figures(Figures::new()).with("container_restarts", restarts).with("series", at_server.samples.len()))
 }
 
 fn requests(metrics: &Metrics, direction: &str, peer: &str, sent: f64) -> Result<()> {

@@ -27,7 +27,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     unmeshed(cx, &client, &outside).await.context("a pod outside the mesh")?;
     pod_address(cx, &ns, &client).await.context("a member's own address")?;
     closed(&client, &outside, cx).await.context("what does not answer")?;
-    Ok(Figures::new())
+    Ok(Figures::new().with("container_restarts", meshed::no_restarts(cx, &ns, "").await?))
 }
 
 async fn api_server(cx: &Context, client: &Caller<'_>) -> Result<()> {

@@ -7,15 +7,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bowline_crds::names::{INJECT_LABEL, MESH_LABEL};
-use bowline_proxy::bootstrap::{PROXY_UID, SLOTS};
+use bowline_crds::names::{INJECT_LABEL, MESH_LABEL, SKIP_INBOUND_ANNOTATION};
+use bowline_proxy::bootstrap::{PROXY_UID, Reason, SLOTS};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::context::{Context, Figures, pods};
 use crate::meshed::app::CONTAINER;
 use crate::meshed::{self, App, Caller, MESH, SOON, app, spiffe};
+
+/// What only a pod with a token for the API server can ask with.
+const API_SERVER: &str = "https://kubernetes.default.svc/version";
+const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -27,8 +32,10 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let first = client_container("first", &["get", "http://server/", "--until", "30"]);
     let early = App::new("early").spec(json!({ "initContainers": [first] }));
     let out = App::new("out").label(INJECT_LABEL, "false");
-    app::deploy(cx, &ns, &[server, db, early, out]).await?;
+    app::deploy(cx, &ns, &[server, db, early, out, by_name()]).await?;
+    app::deploy(cx, &ns, &own_dns()).await.context("pods whose DNS does not know the cluster's names")?;
     cx.apply_yaml(&ns, &several_containers().to_string()).await?;
+    cx.apply_yaml(&ns, &host_ports().to_string()).await?;
 
     init_containers(cx, &ns).await.context("init containers")?;
     jobs(cx, &ns).await.context("Jobs")?;
@@ -36,9 +43,12 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     myself(cx, &ns).await.context("a pod that calls itself")?;
     two_in_one(cx, &ns).await.context("several containers")?;
     opted_out(cx, &ns).await.context("a pod that left the mesh")?;
+    named_ports(cx, &ns).await.context("ports by name, probed sidecars of the application's own, no API token")?;
+    on_the_node(cx, &ns).await.context("host ports")?;
+    debugged(cx, &ns).await.context("an ephemeral container")?;
+    without_cluster_dns(cx, &ns).await.context("pods whose DNS does not know the cluster's names")?;
     refusals(cx, &ns).await?;
-    let restarts = meshed::restarts(cx, &ns, "").await?;
-    ensure!(restarts == 0, "{restarts} containers restarted");
+    let restarts = meshed::no_restarts(cx, &ns, "").await?;
     Ok(Figures::new().with("container_restarts", restarts))
 }
 
@@ -140,6 +150,26 @@ async fn two_in_one(cx: &Context, ns: &str) -> Result<()> {
     Ok(())
 }
 
+/// Pods with the node's resolver, which here knows nothing, and with one that never answers.
+fn own_dns() -> [App; 2] {
+    let silent = json!({ "dnsPolicy": "None", "dnsConfig": { "nameservers": ["192.0.2.53"] } });
+    [App::new("node-dns").spec(json!({ "dnsPolicy": "Default" })), App::new("own-dns").spec(silent)]
+}
+
+/// They started, so their proxies found the control plane; they are called and call, by address, as members.
+async fn without_cluster_dns(cx: &Context, ns: &str) -> Result<()> {
+    let client = Caller::of(cx, ns, "early").await?;
+    let server = Caller::of(cx, ns, "server").await?;
+    for app in ["node-dns", "own-dns"] {
+        let pod = Caller::of(cx, ns, app).await?;
+        let saw = client.echo(&format!("http://{app}/")).await?;
+        ensure!(saw["pod"] == pod.pod.as_str(), "{app}: {saw}");
+        let saw = pod.echo(&format!("http://{}:8080/", server.ip)).await?;
+        ensure!(saw["pod"] == server.pod.as_str(), "from {app}: {saw}");
+    }
+    Ok(())
+}
+
 async fn opted_out(cx: &Context, ns: &str) -> Result<()> {
     let out = cx.ready_pod(ns, "app=out", SOON).await?;
     ensure!(!has_sidecar(&out), "it has a sidecar all the same");
@@ -148,6 +178,88 @@ async fn opted_out(cx: &Context, ns: &str) -> Result<()> {
     ensure!(saw["pod"] == pods::name(&out).as_str(), "{saw}");
     let plain = Caller::of(cx, ns, "out").await?.run(&["get", "http://server/", "--timeout", "5"]).await?;
     ensure!(plain["status"] != 200, "a Strict server answered a pod outside the mesh: {plain}");
+    Ok(())
+}
+
+/// Everything by the names of ports: probes of the application and of its own native sidecar, and a Service; without a token for the API
+/// server, from which the proxy's is independent.
+fn by_name() -> App {
+    let mut helper = app::http_container("helper", 8085);
+    let probe = |name: &str| json!({ "httpGet": { "path": "/healthz", "port": name }, "periodSeconds": 1 });
+    let fields = json!({
+        "restartPolicy": "Always", "ports": [{ "name": "help", "containerPort": 8085 }],
+        "startupProbe": probe("help"), "readinessProbe": probe("help"), "livenessProbe": probe("help"),
+    });
+    app::merge(&mut helper, fields);
+    let web = json!({
+        "ports": [{ "name": "web", "containerPort": 8080 }],
+        "readinessProbe": probe("web"), "livenessProbe": probe("web"),
+    });
+    App::new("named").container(web).spec(json!({ "initContainers": [helper], "automountServiceAccountToken": false }))
+}
+
+async fn named_ports(cx: &Context, ns: &str) -> Result<()> {
+    let ports = [("web", 80, "web"), ("help", 81, "help")];
+    let ports = ports.map(|(name, port, target)| json!({ "name": name, "port": port, "targetPort": target }));
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "by-name" },
+        "spec": { "selector": { "app": "named" }, "ports": ports },
+    });
+    cx.apply_yaml(ns, &service.to_string()).await?;
+    let named = Caller::of(cx, ns, "named").await?;
+    let client = Caller::of(cx, ns, "early").await?;
+    for url in ["http://by-name/", "http://by-name:81/"] {
+        let saw = cx.eventually(SOON, &format!("{url} is not reached"), || client.echo(url)).await?;
+        ensure!(saw["pod"] == named.pod.as_str(), "{url} reached {saw}");
+    }
+    let labels = [("direction", "inbound"), ("peer", &spiffe(ns, "early"))];
+    let counted = meshed::scrape_one(cx, named.ip).await?.sum("bowline_http_requests_total", &labels);
+    ensure!(counted >= 2.0, "{counted} requests of {}", labels[1].1);
+    let none = cx.exec_code(ns, &named.pod, CONTAINER, &["/test-app", "get", API_SERVER, "--ca", CA]).await?;
+    ensure!(none.code != 0 && none.stdout.contains("No such file"), "the pod has a token for the API server: {none:?}");
+    named.echo("http://server/").await.map(drop)
+}
+
+/// Port 8080 as any, port 8081 left alone by the mesh.
+fn host_ports() -> Value {
+    let ports = json!([{ "containerPort": 8080, "hostPort": 18080 }, { "containerPort": 8081, "hostPort": 18081 }]);
+    let mut pod = app::pod("hosted", json!({ "ports": ports }), json!({ "serviceAccountName": "default" }));
+    pod["metadata"]["annotations"] = json!({ SKIP_INBOUND_ANNOTATION: "8081" });
+    pod
+}
+
+/// Who comes through the node is no member: a Strict workload refuses it, unless the port is left alone. To members nothing changes.
+async fn on_the_node(cx: &Context, ns: &str) -> Result<()> {
+    let hosted = cx.ready_pod(ns, "app=hosted", SOON).await?;
+    let node = hosted.status.as_ref().and_then(|s| s.host_ip.clone()).context("the pod is on no node")?;
+    let (client, name) = (Caller::of(cx, ns, "early").await?, pods::name(&hosted));
+    for port in [8080, 8081] {
+        let saw = client.echo(&format!("http://{}:{port}/", pods::ip(&hosted)?)).await?;
+        ensure!(saw["pod"] == name.as_str(), "{saw}");
+    }
+    let refused = client.call(&["get", &format!("http://{node}:18080/")]).await?;
+    let reason = &refused["headers"]["bowline-reason"];
+    ensure!(refused["status"] == 403 && reason == Reason::MtlsRequired.as_str(), "through the node: {refused}");
+    let saw = client.echo(&format!("http://{node}:18081/")).await.context("a port that is left alone")?;
+    ensure!(saw["pod"] == name.as_str(), "{saw}");
+    Ok(())
+}
+
+/// As `kubectl debug` adds it to a running pod: it is in the pod's network, and so in the mesh.
+async fn debugged(cx: &Context, ns: &str) -> Result<()> {
+    let api = Api::<Pod>::namespaced(cx.client(), ns);
+    let name = Caller::of(cx, ns, "named").await?.pod;
+    let container = client_container("debugger", &["get", "http://server/", "--until", "30"]);
+    let patch = json!({ "spec": { "ephemeralContainers": [container] } });
+    api.patch_ephemeral_containers(&name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+    let ended = |pod: Option<&Pod>| {
+        let statuses = pod.and_then(|p| p.status.as_ref()?.ephemeral_container_statuses.as_ref());
+        statuses.into_iter().flatten().any(|s| s.state.as_ref().is_some_and(|s| s.terminated.is_some()))
+    };
+    cx.await_condition(api, &name, "the end of its ephemeral container", SOON, ended).await?;
+    let log = cx.logs(ns, &name, "debugger").await?;
+    let report: Value = serde_json::from_str(log.trim()).with_context(|| format!("its log: {log}"))?;
+    ensure!(report["status"] == 200, "{report}");
     Ok(())
 }
 

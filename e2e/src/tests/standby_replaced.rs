@@ -38,7 +38,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let before = containers(&api.get(&server.pod).await?);
 
     let watch = ReadyWatch::start(&api, &server.pod);
-    client.start_load(&["--url", "http://server/", "--rate", "100", "--streams", "4", "--tcp", "server:9000"]).await?;
+    let load = ["--url", "http://server/", "--rate", "100", "--streams", "4", "--tcp", "server:9000"];
+    client.steady_load(&load, 5).await?;
     let index = usize::from(standby == SLOTS[1]);
     let patch = json!([{ "op": "replace", "path": format!("/spec/initContainers/{index}/image"), "value": image }]);
     let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
@@ -72,7 +73,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
 /// Gives the proxy's image a second name on every node, as if it were another version.
 async fn other_tag(cx: &Context) -> Result<String> {
     let (image, other) = (image_name("bowline-proxy"), format!("{}-again", image_name("bowline-proxy")));
-    let record = Record::read(cx.env())?.context("a second image is at hand only on the throw-away cluster")?;
+    let record = Record::read(cx.env())?.context("no record of the cluster")?;
     let ctr = Programs::locate(cx.env())?.path("ctr")?;
     for node in &record.nodes {
         let socket = containerd_socket(&cx.env().state, node.number);

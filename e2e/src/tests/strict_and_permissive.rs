@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::mesh::MtlsMode;
+use bowline_proxy::bootstrap::Reason;
 
 use crate::context::{Context, Figures, pods};
 use crate::meshed::authority;
@@ -30,7 +31,7 @@ async fn modes(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
     let client = Caller::of(cx, ns, "client").await?;
     let outsider = Caller::of(cx, outside, "outsider").await?;
     let load = ["--url", "http://server/", "--rate", "50", "--streams", "4", "--tcp", "server:9000"];
-    client.start_load(&load).await?;
+    client.steady_load(&load, 5).await?;
 
     refused(cx, &outsider, ns).await.context("under Strict")?;
     identities(cx, ns).await?;
@@ -41,6 +42,7 @@ async fn modes(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
     cx.eventually(SOON, "plaintext is not admitted", || outsider.get(&url)).await.context("under Permissive")?;
     let switched = start.elapsed().as_secs_f64();
     admitted(cx, &outsider, ns).await.context("under Permissive")?;
+    still_mutual(cx, &client, ns).await.context("members under Permissive")?;
 
     meshed::set_mode(cx, MtlsMode::Strict).await?;
     cx.eventually(SOON, "plaintext is still admitted after the switch to Strict", || async {
@@ -50,8 +52,7 @@ async fn modes(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
 
     let load = client.stop_load().await?;
     load.flawless(5).context("members while the mode changed")?;
-    let restarts = meshed::restarts(cx, ns, "").await?;
-    ensure!(restarts == 0, "{restarts} containers restarted while the mode changed");
+    let restarts = meshed::no_restarts(cx, ns, "").await?;
     Ok(load
         .figures(Figures::new())
         .with("container_restarts", restarts)
@@ -85,6 +86,31 @@ async fn refusals(cx: &Context, ns: &str) -> Result<f64> {
     Ok(meshed::scrape(cx, ns, "app=server").await?.sum("bowline_refused_total", &labels))
 }
 
+/// Members prove themselves to each other although they would not have to: what they ask counts for their identity, nothing as plaintext.
+async fn still_mutual(cx: &Context, client: &Caller<'_>, ns: &str) -> Result<()> {
+    let peer = spiffe(ns, "client");
+    let counts = async |peer: &str| {
+        let (metrics, labels) =
+            (meshed::scrape(cx, ns, "app=server").await?, [("direction", "inbound"), ("peer", peer)]);
+        let sum = |name| metrics.sum(name, &labels);
+        anyhow::Ok((sum("bowline_http_requests_total"), sum("bowline_tcp_connections_total")))
+    };
+    let (ours, plain) = (counts(&peer).await?, counts("plaintext").await?);
+    ensure!(plain.0 > 0.0 && plain.1 > 0.0, "the outsider's plaintext was not counted: {plain:?}");
+    for _ in 0..3 {
+        client.call(&["tcp", "server:5555", "--banner", "--half-close"]).await?;
+    }
+    let grow = || async {
+        let now = counts(&peer).await?;
+        ensure!(now.0 >= ours.0 + 50.0 && now.1 >= ours.1 + 3.0, "{ours:?} became {now:?}");
+        Ok(())
+    };
+    cx.eventually(SOON, &format!("requests and connections of {peer} do not grow"), grow).await?;
+    let now = counts("plaintext").await?;
+    ensure!(now == plain, "members talk plaintext to each other: {plain:?} became {now:?}");
+    Ok(())
+}
+
 async fn admitted(cx: &Context, outsider: &Caller<'_>, ns: &str) -> Result<()> {
     // Every replica has its policy by now or a moment later.
     let all = || async {
@@ -116,6 +142,9 @@ async fn identities(cx: &Context, ns: &str) -> Result<()> {
     let status = knock(cx, ip, &trust.roots, Some(good), "/").await.context("a good identity is turned away")?;
     ensure!(status == 200, "a good identity is answered {status}");
 
+    let labels = [("direction", "inbound"), ("reason", Reason::TlsFailed.as_str())];
+    let turned_away = async || anyhow::Ok(meshed::scrape_one(cx, ip).await?.sum("bowline_refused_total", &labels));
+    let before = turned_away().await?;
     if let Ok(status) = knock(cx, ip, &trust.roots, None, "/").await {
         bail!("a caller without a certificate is answered {status}");
     }
@@ -127,10 +156,12 @@ async fn identities(cx: &Context, ns: &str) -> Result<()> {
     if let Ok(status) = knock(cx, ip, &trust.roots, Some(foreign), "/").await {
         bail!("a leaf of another mesh is answered {status}");
     }
-    let metrics = meshed::scrape_one(cx, ip).await?;
-    let refused = metrics.sum("bowline_refused_total", &[("direction", "inbound")]);
-    ensure!(refused >= 3.0, "only {refused} refusals were counted");
-    Ok(())
+    cx.eventually(SOON, "the three are not counted as refused", || async {
+        let counted = turned_away().await? - before;
+        ensure!((counted - 3.0).abs() < 0.1, "{counted} refusals with the reason {}", labels[1].1);
+        Ok(())
+    })
+    .await
 }
 
 /// A genuine leaf of another Mesh of the same control plane.

@@ -49,7 +49,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     // To the control plane these are meshed pods that never answer.
     cx.delete_ns(&outside).await?;
     meshed::ready(cx, MESH, SOON).await?;
-    Ok(Figures::new().with("refused", TRIES + 1))
+    let restarts = meshed::no_restarts(cx, &ns, "").await?;
+    Ok(Figures::new().with("container_restarts", restarts).with("refused", TRIES + 1))
 }
 
 /// A pod and a Service called `name`: to the control plane a meshed pod of that service account, on whose mesh port somebody proves

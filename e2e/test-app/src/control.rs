@@ -20,17 +20,29 @@ use tokio::{net::TcpStream, task::JoinHandle};
 use crate::{
     health::Health,
     http1::{Body, json_answer, text},
-    load::{self, Report},
+    load::{self, Report, Stop},
     serve::pod,
 };
 
 /// Default control port.
 pub(crate) const PORT: u16 = 8099;
 
+/// What the command waits for, at most.
+const ANSWER: Duration = Duration::from_secs(5);
+/// The same when load is stopped: what is in flight gets its answer or its timeout first.
+const DRAINED: Duration = Duration::from_secs(45);
+
 /// What the control port works on.
 pub(crate) struct State {
     health: Arc<Health>,
-    load: Mutex<Option<(Arc<Report>, JoinHandle<()>)>>,
+    load: Mutex<Option<Running>>,
+}
+
+/// Load that goes on by itself.
+struct Running {
+    report: Arc<Report>,
+    stop: Stop,
+    task: JoinHandle<()>,
 }
 
 impl State {
@@ -41,26 +53,35 @@ impl State {
 
     fn start(&self, args: load::Args) {
         let report = Arc::new(Report::default());
-        let into = Arc::clone(&report);
+        let (into, stop) = (Arc::clone(&report), load::stop());
+        let told = stop.clone();
         let task = tokio::spawn(async move {
-            if let Err(e) = load::drive(args, Arc::clone(&into)).await {
+            if let Err(e) = load::drive(args, Arc::clone(&into), told).await {
                 into.failed(&format!("{e:#}"));
             }
         });
-        self.replace(Some((report, task)));
+        if let Some(old) = self.replace(Some(Running { report, stop, task })) {
+            old.task.abort();
+        }
     }
 
-    fn replace(&self, new: Option<(Arc<Report>, JoinHandle<()>)>) -> Value {
-        let old = std::mem::replace(&mut *self.load.lock().unwrap_or_else(PoisonError::into_inner), new);
-        old.map_or(Value::Null, |(report, task)| {
-            task.abort();
-            report.json()
-        })
+    /// Ends the load; its report, once everything that was sent has its verdict.
+    async fn stop(&self) -> Value {
+        let Some(Running { report, stop, task }) = self.replace(None) else { return Value::Null };
+        stop.send_replace(true);
+        if let Err(e) = task.await {
+            report.failed(&format!("load: {e}"));
+        }
+        report.json()
+    }
+
+    fn replace(&self, new: Option<Running>) -> Option<Running> {
+        std::mem::replace(&mut *self.load.lock().unwrap_or_else(PoisonError::into_inner), new)
     }
 
     fn report(&self) -> Value {
         let load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        load.as_ref().map_or(Value::Null, |(report, task)| {
+        load.as_ref().map_or(Value::Null, |Running { report, task, .. }| {
             let mut value = report.json();
             value["running"] = (!task.is_finished()).into();
             value
@@ -92,7 +113,7 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
             json_answer(&json!({ "started": true }))
         }
         (Method::GET, ["load"]) => json_answer(&state.report()),
-        (Method::DELETE, ["load"]) => json_answer(&state.replace(None)),
+        (Method::DELETE, ["load"]) => json_answer(&state.stop().await),
         (Method::PUT, ["health", protocol, to @ ("on" | "off")]) => match state.health.switch(protocol) {
             Some(switch) => {
                 switch.store(*to == "on", Ordering::Relaxed);
@@ -134,7 +155,7 @@ enum What {
     Start(load::Args),
     /// Prints the report of the load so far.
     Report,
-    /// Stops the load and prints its report.
+    /// Stops the load, waits for what is in flight and prints its report.
     Stop,
     /// Turns the health of `http`, `tcp`, `grpc` or `exec` `on` or `off`.
     Health {
@@ -166,7 +187,9 @@ pub(crate) async fn run(args: Args) -> Result<Value> {
         What::Hooks => (Method::GET, "/hooks".to_owned(), Vec::new()),
     };
     let call = ask(args.port, method, path, body);
-    let (status, body) = tokio::time::timeout(Duration::from_secs(5), call).await.context("no answer in 5 s")??;
+    let limit = if matches!(args.what, What::Stop) { DRAINED } else { ANSWER };
+    let answer = tokio::time::timeout(limit, call).await;
+    let (status, body) = answer.with_context(|| format!("no answer in {} s", limit.as_secs()))??;
     let told = String::from_utf8_lossy(&body).trim_end().to_owned();
     if !status.is_success() {
         bail!("{status}: {told}");

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
@@ -31,7 +31,7 @@ use crate::http1::{headers, hex, pattern};
 const SHOWN_BYTES: usize = 64 << 10;
 
 /// The request.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Default)]
 pub(crate) struct Args {
     /// `http://HOST[:PORT]/PATH`, or `https://` with `--ca`.
     url: String,
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Bytes of a body to send.
     #[arg(long)]
     body: Option<u64>,
+    /// A text to send as the body.
+    #[arg(long, conflicts_with = "body")]
+    text: Option<String>,
     /// Send the body without a length.
     #[arg(long)]
     chunked: bool,
@@ -116,6 +119,11 @@ pub(crate) async fn connect(target: &Target) -> Result<TcpStream> {
     Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into)).context("connect")
 }
 
+/// A plain GET; see [`run`].
+pub(crate) async fn get(url: &str) -> Result<Value> {
+    run(Args { url: url.into(), timeout: 10.0, ..Args::default() }).await
+}
+
 /// Carries the request out; answers `{status, version, headers, body, bytes, sha256, trailers, seconds}` or `{error}`.
 pub(crate) async fn run(args: Args) -> Result<Value> {
     let begin = Instant::now();
@@ -141,7 +149,10 @@ pub(crate) async fn run(args: Args) -> Result<Value> {
 type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
 
 fn request(args: &Args, target: &Target) -> Result<Request<Outgoing>> {
-    let method = args.method.clone().unwrap_or_else(|| if args.body.is_some() { "POST".into() } else { "GET".into() });
+    let method = args
+        .method
+        .clone()
+        .unwrap_or_else(|| if args.body.is_some() || args.text.is_some() { "POST".into() } else { "GET".into() });
     let uri = if args.h2 { format!("http://{}{}", target.authority, target.path) } else { target.path.clone() };
     let mut builder = Request::builder().method(method.as_str()).uri(uri);
     if !args.h2 {
@@ -150,6 +161,9 @@ fn request(args: &Args, target: &Target) -> Result<Request<Outgoing>> {
     for line in &args.header {
         let (name, value) = line.split_once(':').with_context(|| format!("header {line:?} has no colon"))?;
         builder = builder.header(name.trim(), value.trim());
+    }
+    if let Some(text) = &args.text {
+        return Ok(builder.body(Full::from(text.clone()).boxed_unsync())?);
     }
     let Some(count) = args.body else { return Ok(builder.body(Empty::new().boxed_unsync())?) };
     if !args.chunked {

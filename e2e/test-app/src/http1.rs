@@ -70,6 +70,9 @@ async fn answer(request: Request<Incoming>, peer: SocketAddr, site: &Site) -> Re
         "hook" => {
             println!("hook {rest}");
             health.hook_called(rest);
+            // Whoever counts the calls knows by now that this one is in flight.
+            let wait = request.uri().query().and_then(|q| q.strip_prefix("wait=")).and_then(|ms| ms.parse().ok());
+            tokio::time::sleep(Duration::from_millis(wait.unwrap_or(0))).await;
             text(StatusCode::OK, format!("hook {rest}\n"))
         }
         "refuse" => text(StatusCode::EXPECTATION_FAILED, "not wanted\n".into()),

@@ -20,7 +20,11 @@ use hyper_util::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
 
 use crate::fetch::{Target, connect};
 pub(crate) use report::Report;
@@ -65,40 +69,40 @@ pub(crate) struct Args {
 /// Runs to the end and answers the report.
 pub(crate) async fn run(args: Args) -> Result<Value> {
     let report = Arc::new(Report::default());
-    drive(args, Arc::clone(&report)).await?;
+    drive(args, Arc::clone(&report), stop()).await?;
     Ok(report.json())
+}
+
+/// Tells load to end: `true` once it shall. Load that ends by itself sets it too.
+pub(crate) type Stop = watch::Sender<bool>;
+
+/// Not yet.
+pub(crate) fn stop() -> Stop {
+    watch::Sender::new(false)
 }
 
 type Pool = Client<HttpConnector, Empty<Bytes>>;
 
-/// Runs load into a report until its time is over; dropping the future stops it.
-pub(crate) async fn drive(args: Args, report: Arc<Report>) -> Result<()> {
+/// Runs load into a report until its time is over or it is told to stop; then everything that was sent gets its verdict.
+pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result<()> {
     ensure!(args.rate > 0.0 && args.rate <= 20_000.0, "--rate must be above 0 and at most 20000");
     let targets: Vec<Target> = args.url.iter().map(|u| Target::parse(u)).collect::<Result<_>>()?;
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let pool: Pool = Client::builder(TokioExecutor::new()).build(connector);
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let mut held = hold(&args, &targets, &report, &stop)?;
     let mut tasks = JoinSet::new();
-    for i in 0..args.streams {
-        tasks.spawn(streams::hold_http(targets[i % targets.len()].clone(), Arc::clone(&report)));
-    }
-    for address in &args.tcp {
-        tasks.spawn(streams::hold_tcp(Target::parse(address)?, Arc::clone(&report)));
-    }
-    for address in &args.grpc {
-        tasks.spawn(streams::grpc::hold(Target::parse(address)?, Arc::clone(&report)));
-    }
-    for url in &args.websocket {
-        tasks.spawn(streams::websocket::hold(Target::parse(url)?, Arc::clone(&report)));
-    }
-    let held = tasks.len();
     let timeout = Duration::from_secs_f64(args.timeout);
     let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (start, mut number) = (Instant::now(), 0u64);
+    let (start, mut number, mut stopped) = (Instant::now(), 0u64, stop.subscribe());
     while start.elapsed().as_secs_f64() < args.seconds {
-        let at = due.tick().await.into_std();
+        let at = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => break,
+            at = due.tick() => at.into_std(),
+        };
         while tasks.try_join_next().is_some() {}
         report.sent();
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
@@ -121,18 +125,34 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>) -> Result<()> {
             drop(permit);
         });
     }
-    finish(tasks, &room, held, timeout).await;
+    // Each of them ends by its own deadline: whatever hangs is counted as failed, and not forgotten.
+    while tasks.join_next().await.is_some() {}
+    stop.send_replace(true);
+    let last = async { while held.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(streams::LAST_EVENT, last).await;
+    for _ in 0..held.len() {
+        report.stream_lost("never came to an end");
+    }
     Ok(())
 }
 
-/// Waits for what is in flight, then lets go of the held streams.
-async fn finish(mut tasks: JoinSet<()>, room: &Semaphore, held: usize, timeout: Duration) {
-    let all = room.acquire_many(MAX_IN_FLIGHT as u32);
-    let _ = tokio::time::timeout(timeout + Duration::from_secs(1), all).await;
-    if held > 0 {
-        tasks.abort_all();
+/// Starts the streams that are held.
+fn hold(args: &Args, targets: &[Target], report: &Arc<Report>, stop: &Stop) -> Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    let with = || (Arc::clone(report), stop.subscribe());
+    for i in 0..args.streams {
+        tasks.spawn(streams::hold_http(targets[i % targets.len()].clone(), with()));
     }
-    while tasks.join_next().await.is_some() {}
+    for address in &args.tcp {
+        tasks.spawn(streams::hold_tcp(Target::parse(address)?, with()));
+    }
+    for address in &args.grpc {
+        tasks.spawn(streams::grpc::hold(Target::parse(address)?, with()));
+    }
+    for url in &args.websocket {
+        tasks.spawn(streams::websocket::hold(Target::parse(url)?, with()));
+    }
+    Ok(tasks)
 }
 
 /// One request; the error is its kind.

@@ -1,4 +1,4 @@
-//! The server: opens every port, serves until SIGTERM, then lingers as long as it was told.
+//! The server: opens every port, serves until SIGTERM, then lingers as long as it was told, and says farewell to whom it was told.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    control, grpc,
+    control, fetch, grpc,
     health::Health,
     http1::{self, Site},
     page::Page,
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Seconds to go on serving after SIGTERM.
     #[arg(long, default_value_t = 0.0)]
     linger: f64,
+    /// What to GET after that, on connections of their own and one after the other, each when the one before was answered with 200.
+    #[arg(long)]
+    farewell: Vec<String>,
     /// Seconds before anything is served (a slow start).
     #[arg(long, default_value_t = 0.0)]
     start_after: f64,
@@ -90,6 +93,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     term.recv().await;
     println!("SIGTERM, lingering {} s", args.linger);
     tokio::time::sleep(Duration::from_secs_f64(args.linger)).await;
+    for url in &args.farewell {
+        let said = fetch::get(url).await?;
+        println!("farewell {url}: {said}");
+        if said["status"] != 200 {
+            break;
+        }
+    }
     println!("done");
     Ok(())
 }

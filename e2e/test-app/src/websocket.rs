@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1000)]
     size: usize,
+    /// What each message begins with.
+    #[arg(long, default_value = "")]
+    text: String,
     /// Seconds in which it must be done.
     #[arg(long, default_value_t = 10.0)]
     timeout: f64,
@@ -88,7 +91,7 @@ async fn converse(args: &Args) -> Result<(u64, bool)> {
     let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.context("handshake")?;
     let mut echoed = 0;
     for i in 0..args.messages {
-        let text = format!("{i}:{}", "x".repeat(args.size));
+        let text = format!("{}{i}:{}", args.text, "x".repeat(args.size));
         socket.send(Message::text(text.clone())).await.context("send")?;
         let back = socket.next().await.context("closed too early")??;
         anyhow::ensure!(back.to_text()? == text, "message {i} came back changed");

@@ -78,6 +78,12 @@ fn http_in_both_versions() {
         assert_eq!(echo["headers"]["x-key"], "value");
         assert_eq!((&echo["pod"], &echo["peer"]), (&"me".into(), &"127.0.0.1".into()));
     }
+    for flag in [None, Some("--h2")] {
+        let url = url("/");
+        let got = run(&[&["get", &url, "--text", "said"], flag.as_slice()].concat());
+        let echo: Value = serde_json::from_str(got["body"].as_str().unwrap()).unwrap();
+        assert_eq!((&echo["body"], &echo["method"]), (&"said".into(), &"POST".into()), "{got}");
+    }
     assert_eq!(run(&["get", &url("/status/418")])["status"], 418);
     let sent = run(&["get", &url("/upload"), "--body", "3000000", "--chunked"]);
     let received = run(&["get", &url("/bytes/3000000")]);
@@ -87,7 +93,7 @@ fn http_in_both_versions() {
     assert_eq!(run(&["get", &url("/stream/5"), "--lines", "3"])["lines"], 3);
     assert_eq!(run(&["expect", &url("/upload")])["interim"], 100);
     assert_eq!(run(&["expect", &url("/refuse")])["interim"], Value::Null);
-    let chat = run(&["ws", &url("/ws")]);
+    let chat = run(&["ws", &url("/ws"), "--text", "said"]);
     assert_eq!((&chat["echoed"], &chat["closed"]), (&10.into(), &true.into()), "{chat}");
     assert!(run(&["get", "http://127.0.0.1:1/"])["error"].is_string());
 }
@@ -109,6 +115,7 @@ fn grpc_calls_of_every_kind() {
     let server = Server::start();
     let call = |method: &str| run(&["grpc", &server.at(1), method, "-H", "x-key: value"]);
     assert_eq!(call("unary")["headers"]["x-key"], "value");
+    assert_eq!(run(&["grpc", &server.at(1), "unary", "--text", "said"])["text"], "said");
     assert_eq!(call("stream")["sequences"].as_array().unwrap().len(), 5);
     assert_eq!(call("collect")["sequences"], serde_json::json!([5]));
     assert_eq!(call("chat")["text"], "message 0;message 1;message 2;message 3;message 4;");
@@ -159,4 +166,68 @@ fn load_that_runs_by_itself_counts_what_fails() {
     let broken = run(&["load", "--url", &format!("http://{}/status/503", server.at(0)), "--seconds", "0.2"]);
     assert_eq!(broken["failed"], broken["sent"], "{broken}");
     assert_eq!(broken["errors"]["status 503 by the application"], broken["failed"]);
+}
+
+/// The report of the load so far, once `enough` says so.
+fn report_when(server: &Server, enough: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let report: Value = serde_json::from_slice(&server.ctl(&["report"]).stdout).unwrap();
+        if enough(&report) {
+            return report;
+        }
+        assert!(Instant::now() < deadline, "{report}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn stopping_waits_for_what_is_in_flight() {
+    let server = Server::start();
+    let load = |path: &str, timeout: &str| {
+        let url = format!("http://{}{path}", server.at(0));
+        let args = ["start", "--url", &url, "--rate", "50", "--seconds", "60", "--timeout", timeout];
+        assert!(server.ctl(&args).status.success());
+        let before = report_when(&server, |r| r["sent"].as_u64() >= Some(5));
+        let told = |r: &Value| r["succeeded"].as_u64().unwrap() + r["failed"].as_u64().unwrap();
+        assert!(told(&before) < before["sent"].as_u64().unwrap(), "nothing is in flight: {before}");
+        let end: Value = serde_json::from_slice(&server.ctl(&["stop"]).stdout).unwrap();
+        assert_eq!(told(&end), end["sent"].as_u64().unwrap(), "{end}");
+        end
+    };
+    assert_eq!(load("/delay/1000", "5")["failed"], 0);
+    let hung = load("/delay/600000", "1");
+    assert_eq!(hung["failed"], hung["sent"], "{hung}");
+    assert_eq!(hung["succeeded"], 0);
+}
+
+#[test]
+fn a_stream_that_is_silent_at_the_end_is_lost() {
+    let server = Server::start();
+    // Two servers of one test: the one that is frozen is held by a stream of the other's load.
+    let silent = Server::start();
+    let (url, tcp) = (format!("http://{}/", server.at(0)), silent.at(2));
+    let start = ["start", "--url", &url, "--rate", "50", "--seconds", "60", "--tcp", &tcp];
+    assert!(server.ctl(&start).status.success());
+    report_when(&server, |r| r["streams_held"] == 1);
+    let pid = silent.child.id().to_string();
+    assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    let end: Value = serde_json::from_slice(&server.ctl(&["stop"]).stdout).unwrap();
+    assert_eq!((&end["streams_held"], &end["streams_lost"]), (&1.into(), &1.into()), "{end}");
+}
+
+#[test]
+fn farewells_come_after_sigterm_and_one_after_the_other() {
+    let witness = Server::start();
+    let hook = |name: &str| format!("http://{}/hook/{name}", witness.at(0));
+    let refused = format!("http://{}/status/503", witness.at(0));
+    let (first, second, never) = (hook("first"), hook("second?wait=50"), hook("never"));
+    let farewells = ["--farewell", &first, "--farewell", &second, "--farewell", &refused, "--farewell", &never];
+    let mut leaver = Server::start_with(&farewells);
+    let hooks = || -> Value { serde_json::from_slice(&witness.ctl(&["hooks"]).stdout).unwrap() };
+    assert_eq!(hooks()["hooks"], serde_json::json!({}));
+    let pid = leaver.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(leaver.child.wait().unwrap().success());
+    assert_eq!(hooks()["hooks"], serde_json::json!({ "first": 1, "second": 1 }));
 }

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex as Lock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -17,7 +18,10 @@ use super::{
     sign::MeshCa,
     state::{CaState, StateError},
 };
-use crate::config::CA_SECRET;
+use crate::{client::Late, config::CA_SECRET};
+
+/// How long a confirmation may take: below what a proxy waits for its leaf, so that it is told, and can try another replica.
+const CONFIRMED: Duration = Duration::from_secs(4);
 
 /// One Mesh's CA.
 #[derive(Clone)]
@@ -46,6 +50,8 @@ pub struct Authorities {
     /// Resource version of what was observed last.
     version: Arc<Lock<u64>>,
     reads: Arc<Reads>,
+    /// Since when the state of a Mesh is known to be lost.
+    lost: Arc<Lock<BTreeMap<String, SystemTime>>>,
 }
 
 /// Reads of the Secret that many wait for together.
@@ -73,6 +79,7 @@ impl Authorities {
             changes: watch::channel(0).0,
             version: Arc::default(),
             reads: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -94,6 +101,23 @@ impl Authorities {
         self.held.load().get(name).cloned().unwrap_or(Held::Missing)
     }
 
+    /// The state of a Mesh was found to be lost at `now`, or not to be.
+    pub fn note(&self, mesh: &str, is_lost: bool, now: SystemTime) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_lost {
+            lost.entry(mesh.to_owned()).or_insert(now);
+        } else {
+            lost.remove(mesh);
+        }
+    }
+
+    /// For how long it has been known that it is lost.
+    #[must_use]
+    pub fn lost_for(&self, mesh: &str, now: SystemTime) -> Duration {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(mesh).and_then(|since| now.duration_since(*since).ok()).unwrap_or_default()
+    }
+
     /// Names of the Meshes whose state is known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -107,11 +131,16 @@ impl Authorities {
     }
 
     /// Makes sure that memory is not older than this call: whatever is signed afterwards is signed by the issuer that is active at that
-    /// moment, however far the watch lags behind. Calls at the same time share a read.
+    /// moment, however far the watch lags behind. Calls at the same time share a read, and none waits longer than [`CONFIRMED`], whoever
+    /// else's read it waits for.
     ///
     /// # Errors
     /// When the Secret cannot be read.
     pub async fn confirm(&self, api: &Api<Secret>) -> kube::Result<()> {
+        tokio::time::timeout(CONFIRMED, self.read(api)).await.unwrap_or_else(|_| Err(Late::error(CONFIRMED)))
+    }
+
+    async fn read(&self, api: &Api<Secret>) -> kube::Result<()> {
         // A read that has begun already may have been answered before this call.
         let wanted = self.reads.begun.load(Ordering::SeqCst) + 1;
         let mut ended = self.reads.ended.lock().await;
@@ -167,6 +196,7 @@ impl Authorities {
 
     /// Forgets a Mesh that is gone.
     pub fn forget(&self, mesh: &str) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(mesh);
         self.entries.rcu(|old| {
             let mut entries = BTreeMap::clone(old);
             entries.remove(mesh);
@@ -215,6 +245,35 @@ mod tests {
         }
         authorities.forget("a");
         assert!(authorities.mesh("a").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_silent_holds_up_nobody_for_longer_than_it_is_asked() {
+        let state = testing::state("a");
+        let served = serde_json::to_vec(&secret(&[("a.json", &state.to_json())])).unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let count = asked.clone();
+        let silent_at_first = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let (first, served) = (count.fetch_add(1, Ordering::SeqCst) == 0, served.clone());
+            async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::from(served)))
+            }
+        });
+        let api = Api::namespaced(kube::Client::new(silent_at_first, "x"), "x");
+        let authorities = Authorities::new();
+        let later = async {
+            tokio::time::sleep(CONFIRMED / 2).await;
+            authorities.confirm(&api).await
+        };
+        let began = tokio::time::Instant::now();
+        let (first, second) = tokio::join!(authorities.confirm(&api), later);
+        assert!(first.unwrap_err().to_string().contains("4s"));
+        second.expect("whoever came later waits only for the dead read to end");
+        assert_eq!(began.elapsed(), CONFIRMED);
+        assert_eq!(authorities.held("a"), Held::Good);
     }
 
     #[test]

@@ -158,7 +158,7 @@ async fn ensure_once(
         decide::decide(ledger, policy, evidence.as_ref().unwrap_or(&nothing), unix(now));
     if writes.iter().any(is_irreversible) && !witness.is_complete().await? {
         writes.clear();
-        missing.unpublished = true;
+        missing.unseen = true;
     }
     let state = match base {
         Some(state) if writes.is_empty() => state.clone(),

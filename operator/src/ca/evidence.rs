@@ -56,8 +56,17 @@ pub struct Evidence {
     pub proxies: Vec<Proxy>,
     /// Every live replica.
     pub replicas: Vec<Replica>,
-    /// The lowest bundle sequence in any member namespace.
-    pub published: u64,
+    /// Every namespace in which pods mount the bundle.
+    pub mounts: Vec<Mount>,
+}
+
+/// The bundle that pods of a namespace mount when they start.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mount {
+    /// The namespace.
+    pub namespace: String,
+    /// Sequence of the bundle; 0: none that can be read.
+    pub sequence: u64,
 }
 
 /// Who is waited for.
@@ -69,8 +78,10 @@ pub struct Missing {
     pub replicas: Vec<String>,
     /// Workloads whose clock is off.
     pub skewed: Vec<String>,
-    /// Whether some namespace lacks the bundle.
-    pub unpublished: bool,
+    /// Namespaces that lack the bundle.
+    pub namespaces: Vec<String>,
+    /// Whether the API server has pods that memory has not seen yet.
+    pub unseen: bool,
     /// When those who were never heard of are waited for no more, in seconds since the Unix epoch.
     pub until: Option<u64>,
 }
@@ -79,7 +90,11 @@ impl Missing {
     /// Whether nobody is waited for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.proxies.is_empty() && self.replicas.is_empty() && self.skewed.is_empty() && !self.unpublished
+        self.proxies.is_empty()
+            && self.replicas.is_empty()
+            && self.skewed.is_empty()
+            && self.namespaces.is_empty()
+            && !self.unseen
     }
 }
 
@@ -92,13 +107,15 @@ pub struct Guards {
     pub leaf: bool,
     /// Every step waits for every replica of the operator.
     pub replicas: bool,
+    /// A root signs only when whoever starts finds it mounted.
+    pub mounts: bool,
     /// A step goes on after this many seconds, whoever is missing.
     pub timer: Option<u64>,
 }
 
 impl Guards {
     /// As they should be.
-    pub const ALL: Self = Self { bundle: true, leaf: true, replicas: true, timer: None };
+    pub const ALL: Self = Self { bundle: true, leaf: true, replicas: true, mounts: true, timer: None };
 }
 
 /// The time allowed for clocks to differ where a leaf's expiry decides, in seconds: twice what the clocks of two replicas may differ by, because
@@ -158,6 +175,19 @@ impl Step {
                 missing.proxies.push(proxy.name.clone());
                 missing.until = Some(self.dead_at);
             }
+        }
+    }
+
+    /// Namespaces whose bundle is older than `sequence`. They are waited for as the silent are: whoever starts there can only ask for its
+    /// first leaf, and gets the bundle with it.
+    pub(super) fn mounts(&self, evidence: &Evidence, sequence: u64, missing: &mut Missing) {
+        if !self.guards.mounts || self.silent_is_released(evidence.watched_since) {
+            return;
+        }
+        let behind = evidence.mounts.iter().filter(|m| m.sequence < sequence).map(|m| m.namespace.clone());
+        missing.namespaces.extend(behind);
+        if !missing.namespaces.is_empty() {
+            missing.until = Some(self.dead_at);
         }
     }
 

@@ -15,7 +15,7 @@ use bowline_crds::mesh::{AuthorityPhase, RotationKind};
 
 use super::{
     decide::{Offer, Policy, decide_with, is_irreversible},
-    evidence::{Evidence, Guards, Holding, Proxy, Replica, Report, margin},
+    evidence::{Evidence, Guards, Holding, Mount, Proxy, Replica, Report, margin},
     ledger::{Entry, Id, Ledger, Made, Write},
 };
 
@@ -289,7 +289,7 @@ impl World {
             watched_since: START,
             proxies: proxies.collect(),
             replicas: replicas.collect(),
-            published: self.published,
+            mounts: vec![Mount { namespace: "n".into(), sequence: self.published }],
         }
     }
 

@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt, api::ListParams};
 
 use super::{
     ensure::Witness,
-    evidence::{Evidence, Holding, Proxy, Replica, Report},
+    evidence::{Evidence, Holding, Mount, Proxy, Replica, Report},
     ledger::{Id, Ledger},
     state::unix,
 };
@@ -36,8 +36,8 @@ pub struct Observer<'a> {
     pub ctx: &'a Ctx,
     /// Name of the Mesh.
     pub mesh: &'a str,
-    /// See [`Evidence::published`].
-    pub published: u64,
+    /// See [`Evidence::mounts`].
+    pub mounts: Vec<Mount>,
 }
 
 impl Witness for Observer<'_> {
@@ -56,7 +56,7 @@ impl Witness for Observer<'_> {
         let pods = pods.iter().map(AsRef::as_ref).filter(|p| is_of(p, self.mesh));
         let proxies = proxies(pods, &answers);
         tracing::debug!(mesh = self.mesh, revision = ledger.revision, proxies = proxies.len(), "evidence was gathered");
-        Evidence { watched_since, proxies, replicas, published: self.published }
+        Evidence { watched_since, proxies, replicas, mounts: self.mounts.clone() }
     }
 
     /// A pod that the API server has and memory has not may live with anything.

@@ -3,16 +3,21 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kube::ResourceExt;
 use tokio::time::sleep;
 
 use super::{authorities::Held, store};
 use crate::{
     config::CA_SECRET,
     context::{Ctx, TaskResult},
+    mesh::deletion::staying,
 };
 
 /// How long the leader has before the others help.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long the leader waits for them before it makes a new root, even where somebody accepted that.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Runs on every replica for as long as it is polled.
 ///
@@ -40,13 +45,15 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     }
 }
 
-/// Meshes whose state this process remembers and the Secret does not hold.
-fn lost(ctx: &Ctx) -> Vec<String> {
+/// Meshes whose state this process remembers and the Secret does not hold, without those that are about to go.
+#[must_use]
+pub fn lost(ctx: &Ctx) -> Vec<String> {
     let mut names = ctx.authorities.names();
-    names.retain(|name| {
-        ctx.authorities.held(name) != Held::Good
-            && ctx.registry.get(name).is_some_and(|m| m.metadata.deletion_timestamp.is_none())
-    });
+    names.retain(|name| ctx.authorities.held(name) != Held::Good);
+    if !names.is_empty() {
+        let staying = staying(ctx);
+        names.retain(|name| staying.iter().any(|m| m.name_any() == *name));
+    }
     names
 }
 

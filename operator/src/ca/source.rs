@@ -1,7 +1,10 @@
 //! Where an issuing CA comes from that the operator does not make itself: a Secret that somebody else writes, or one that cert-manager
 //! writes because of a Certificate that the operator keeps.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use bowline_crds::{
     mesh::{CertManagerSource, Source},
@@ -9,16 +12,20 @@ use bowline_crds::{
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    Api, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, Preconditions},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::external::{ExternalError, Offered};
-use crate::context::Ctx;
+use super::{
+    external::{ExternalError, Offered},
+    material::fingerprint,
+};
+use crate::{config::OPERATOR_NAME, context::Ctx, mesh::build::config_map::CONTENT_ANNOTATION};
 
 /// Field manager of the Certificate.
 const MANAGER: &str = "bowline-ca";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// Why a source offers nothing.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +39,22 @@ pub enum SourceError {
         name: String,
         /// Why.
         fault: ExternalError,
+    },
+    /// The Certificate is somebody else's.
+    #[error(
+        "Certificate {namespace}/{name} belongs to {owner}: choose another \
+         spec.certificates.source.certManager.secretName, for which the operator's service account needs Roles of yours{}",
+        if *by_hand { ", or delete that Certificate if nobody needs it" } else { "" }
+    )]
+    Taken {
+        /// The operator's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Whose it is.
+        owner: String,
+        /// No Mesh's.
+        by_hand: bool,
     },
     /// The API server refused, perhaps because a role is missing.
     #[error("{kind} {namespace}/{name}: {error}{}", remedy(kind, name, error))]
@@ -108,7 +131,8 @@ fn certificates(ctx: &Ctx) -> Api<DynamicObject> {
     Api::namespaced_with(ctx.client.clone(), &ctx.config.namespace, &ApiResource::from_gvk(&kind))
 }
 
-/// cert-manager renews it by itself, at two thirds of its life; what it writes then is another rotation.
+/// cert-manager renews it by itself, at two thirds of its life; what it writes then is another rotation. Written only when it is not as
+/// wanted: two Meshes that wrote over each other's would have a new issuing CA signed every time.
 async fn keep_certificate(
     ctx: &Ctx,
     from: &CertManagerSource,
@@ -117,43 +141,155 @@ async fn keep_certificate(
     issuer_lifetime: Duration,
 ) -> Result<(), SourceError> {
     let name = &from.secret_name;
-    let certificate = json!({
+    let namespace = &ctx.config.namespace;
+    let failed =
+        |error| SourceError::Api { kind: "Certificate", namespace: namespace.clone(), name: name.clone(), error };
+    let api = certificates(ctx);
+    let seen = api.get_opt(name).await.map_err(failed)?;
+    let wanted = certificate(namespace, from, mesh, trust_domain, issuer_lifetime);
+    if let Some(seen) = &seen {
+        match owner(seen, mesh, |other| ctx.registry.get(other).is_some()) {
+            Owner::This if is_current(seen, &wanted) => return Ok(()),
+            Owner::This => {}
+            Owner::Mesh(other) => {
+                let owner = format!("Mesh {other}");
+                return Err(SourceError::Taken {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    owner,
+                    by_hand: false,
+                });
+            }
+            Owner::Stranger => {
+                let owner = "somebody else than the operator".to_owned();
+                return Err(SourceError::Taken {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    owner,
+                    by_hand: true,
+                });
+            }
+        }
+    }
+    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(wanted)).await.map(drop).map_err(failed)
+}
+
+fn certificate(
+    namespace: &str,
+    from: &CertManagerSource,
+    mesh: &str,
+    trust_domain: &str,
+    issuer_lifetime: Duration,
+) -> Value {
+    let spec = json!({
+        "secretName": from.secret_name,
+        "isCA": true,
+        "commonName": format!("{mesh} issuer"),
+        "uris": [format!("spiffe://{trust_domain}")],
+        "duration": format!("{}s", issuer_lifetime.as_secs()),
+        "usages": ["cert sign", "crl sign"],
+        "privateKey": { "algorithm": "ECDSA", "size": 256, "encoding": "PKCS8", "rotationPolicy": "Always" },
+        "issuerRef": from.issuer_ref,
+    });
+    json!({
         "apiVersion": "cert-manager.io/v1",
         "kind": "Certificate",
         "metadata": {
-            "name": name,
-            "namespace": ctx.config.namespace,
-            "labels": { OWNER_LABEL: mesh, "app.kubernetes.io/managed-by": crate::config::OPERATOR_NAME },
+            "name": from.secret_name,
+            "namespace": namespace,
+            "labels": { OWNER_LABEL: mesh, MANAGED_BY: OPERATOR_NAME },
+            // Tells that something is wanted no longer; what others add to the object does not matter.
+            "annotations": { CONTENT_ANNOTATION: &fingerprint(spec.to_string().as_bytes())[..16] },
         },
-        "spec": {
-            "secretName": name,
-            "isCA": true,
-            "commonName": format!("{mesh} issuer"),
-            "uris": [format!("spiffe://{trust_domain}")],
-            "duration": format!("{}s", issuer_lifetime.as_secs()),
-            "usages": ["cert sign", "crl sign"],
-            "privateKey": { "algorithm": "ECDSA", "size": 256, "encoding": "PKCS8", "rotationPolicy": "Always" },
-            "issuerRef": from.issuer_ref,
-        }
-    });
-    let params = PatchParams::apply(MANAGER).force();
-    let applied = certificates(ctx).patch(name, &params, &Patch::Apply(certificate)).await;
-    applied.map(drop).map_err(|error| SourceError::Api {
-        kind: "Certificate",
-        namespace: ctx.config.namespace.clone(),
-        name: name.clone(),
-        error,
+        "spec": spec,
     })
 }
 
-/// Removes the Certificate of a source that is no longer in use; `was`: as status told of it.
+/// Whose a Certificate is.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// This Mesh's, or nobody's any more.
+    This,
+    /// Another Mesh's.
+    Mesh(String),
+    /// The operator did not make it.
+    Stranger,
+}
+
+fn owner(seen: &DynamicObject, mesh: &str, exists: impl Fn(&str) -> bool) -> Owner {
+    match seen.labels().get(OWNER_LABEL) {
+        Some(other) if other != mesh && exists(other) => Owner::Mesh(other.clone()),
+        Some(_) => Owner::This,
+        // Somebody removed a label.
+        None if seen.annotations().contains_key(CONTENT_ANNOTATION) => Owner::This,
+        None if seen.labels().get(MANAGED_BY).is_some_and(|by| by == OPERATOR_NAME) => Owner::This,
+        None => Owner::Stranger,
+    }
+}
+
+/// Whether everything that is wanted is there.
+fn is_current(seen: &DynamicObject, wanted: &Value) -> bool {
+    let of = |map: &BTreeMap<String, String>, field: &str| {
+        let wanted = wanted["metadata"][field].as_object().into_iter().flatten();
+        wanted.into_iter().all(|(key, value)| map.get(key).map(String::as_str) == value.as_str())
+    };
+    of(seen.labels(), "labels")
+        && of(seen.annotations(), "annotations")
+        && contains(&seen.data["spec"], &wanted["spec"])
+}
+
+/// Whether one holds all of the other.
+fn contains(all: &Value, some: &Value) -> bool {
+    match (all, some) {
+        (Value::Object(all), Value::Object(some)) => {
+            some.iter().all(|(key, some)| all.get(key).is_some_and(|all| contains(all, some)))
+        }
+        (all, some) => all == some,
+    }
+}
+
+/// Removes the Certificate of a source that is no longer in use, unless another Mesh has it; `was`: as status told of it.
 ///
 /// # Errors
 /// That of the API server; one that is gone is fine.
-pub async fn abandon(ctx: &Ctx, was: &str) -> kube::Result<()> {
+pub async fn abandon(ctx: &Ctx, mesh: &str, was: &str) -> kube::Result<()> {
     let Some(name) = was.strip_prefix(CERT_MANAGER) else { return Ok(()) };
-    match certificates(ctx).delete(name, &DeleteParams::default()).await {
+    let api = certificates(ctx);
+    let Some(seen) = api.get_opt(name).await? else { return Ok(()) };
+    if seen.labels().get(OWNER_LABEL).is_none_or(|owner| owner != mesh) {
+        return Ok(());
+    }
+    let preconditions = Preconditions { uid: seen.uid(), resource_version: seen.resource_version() };
+    match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
         Err(kube::Error::Api(s)) if s.code == 404 => Ok(()),
         ended => ended.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(metadata: Value) -> DynamicObject {
+        serde_json::from_value(json!({ "metadata": metadata, "spec": {} })).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_has_one_owner() {
+        let exists = |mesh: &str| mesh == "a" || mesh == "b";
+        let of = |mesh: &str| seen(json!({ "labels": { OWNER_LABEL: mesh } }));
+        assert_eq!(owner(&of("a"), "a", exists), Owner::This);
+        assert_eq!(owner(&of("b"), "a", exists), Owner::Mesh("b".into()));
+        assert_eq!(owner(&of("gone"), "a", exists), Owner::This);
+        assert_eq!(owner(&seen(json!({})), "a", exists), Owner::Stranger);
+        assert_eq!(owner(&seen(json!({ "annotations": { CONTENT_ANNOTATION: "x" } })), "a", exists), Owner::This);
+    }
+
+    #[test]
+    fn what_others_add_does_not_matter() {
+        let all = json!({ "a": { "b": 1, "more": 2 }, "more": [] });
+        assert!(contains(&all, &json!({ "a": { "b": 1 } })));
+        assert!(!contains(&all, &json!({ "a": { "b": 2 } })));
+        assert!(!contains(&all, &json!({ "a": { "c": 1 } })));
     }
 }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     decide::{Policy, decide},
-    evidence::{Evidence, Holding, Proxy, Replica, Report},
+    evidence::{Evidence, Holding, Mount, Proxy, Replica, Report},
     ledger::{Entry, Ledger, Made, Write},
     testing,
 };
@@ -137,7 +137,7 @@ impl Years {
             watched_since: self.now,
             proxies: self.workloads.iter().enumerate().filter(|_| !steady).map(proxy).collect(),
             replicas: vec![Replica { name: "r".into(), holds: Some(holding) }],
-            published: self.ledger.bundle_sequence,
+            mounts: vec![Mount { namespace: "n".into(), sequence: self.ledger.bundle_sequence }],
         };
         let writes = decide(Some(&self.ledger), &self.policy, &evidence, self.now).writes;
         self.write(&writes);

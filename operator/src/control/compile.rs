@@ -169,6 +169,8 @@ impl Seen<'_> {
                     pod: endpoint.pod.clone(),
                     zone: endpoint.zone.clone(),
                     draining: endpoint.draining,
+                    // Nobody else asks, and a table is large enough.
+                    node: if service.local { endpoint.node.clone() } else { String::new() },
                 };
                 // An endpoint that moves between slices is in both for a moment; ready wins.
                 group.entry(endpoint.ip).and_modify(|known| known.draining &= endpoint.draining).or_insert(compiled);
@@ -182,6 +184,13 @@ impl Seen<'_> {
                 endpoints: endpoints.into_values().collect(),
             })
             .collect();
-        Some(Service { namespace: name.namespace.clone(), name: name.name.clone(), ports, groups })
+        Some(Service {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            ports,
+            groups,
+            local: service.local,
+            affine: service.affine,
+        })
     }
 }

@@ -23,13 +23,15 @@ use super::{
 use crate::{
     context::{Ctx, Shutdown},
     identity::IdentityService,
-    listen::Server,
+    listen::{Bounds, Server, Slot},
 };
 
-/// Most connections: twice what 5,000 proxies need, so that one replica can serve alone what two serve together.
-const MAX_CONNECTIONS: usize = 10_000;
-/// How long a connection without a client certificate may last: signing takes well below a second.
-const UNAUTHENTICATED: Duration = Duration::from_secs(60);
+/// In all twice what 5,000 proxies need, so that one replica can serve alone what two serve together. One address is a pod, or a node
+/// with all of its pods, each with a stream and now and then a request to sign. What has no certificate holds a place for as long as
+/// signing takes, which is well below a second.
+const BOUNDS: Bounds = Bounds { all: 10_000, address: 1_024, idle: 1_024 };
+/// How long a connection without a client certificate may last: longer than a proxy waits for its leaf.
+const UNAUTHENTICATED: Duration = Duration::from_secs(15);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
 /// Requests on one connection at a time: a proxy has one stream, and signs now and then.
@@ -61,8 +63,7 @@ pub async fn run(ctx: Arc<Ctx>, hub: Hub, measures: Measures, listener: TcpListe
     let tls = ctx.tls.clone();
     tls.refresh(&ctx, &hub, std::time::SystemTime::now());
     let keep = tls.clone().keep(Arc::clone(&ctx), hub.clone());
-    let server =
-        Server { max_connections: MAX_CONNECTIONS, refused: measures.refused.clone(), shutdown: ctx.shutdown.clone() };
+    let server = Server { bounds: BOUNDS, refused: measures.refused.clone(), shutdown: ctx.shutdown.clone() };
     let shutdown = ctx.shutdown.clone();
     let identity = IdentityServer::new(IdentityService::new(Arc::clone(&ctx), measures.clone()))
         .max_decoding_message_size(MAX_SIGN_BYTES);
@@ -71,8 +72,8 @@ pub async fn run(ctx: Arc<Ctx>, hub: Hub, measures: Measures, listener: TcpListe
         ControlServer::new(ControlService::new(ctx, hub, measures)).max_decoding_message_size(MAX_PROXY_BYTES);
     let services = (identity, control, replica);
     let choose = move |sni: Option<&str>| tls.choose(sni);
-    let serve = server.run(listener, choose, move |tls, peer| {
-        connection(tls, peer.ip().to_canonical(), services.clone(), shutdown.clone())
+    let serve = server.run(listener, choose, move |tls, peer, slot| {
+        connection(tls, peer.ip().to_canonical(), slot, services.clone(), shutdown.clone())
     });
     tokio::select! {
         () = serve => {}
@@ -80,12 +81,14 @@ pub async fn run(ctx: Arc<Ctx>, hub: Hub, measures: Measures, listener: TcpListe
     }
 }
 
-async fn connection(tls: TlsStream<TcpStream>, ip: IpAddr, services: Services, shutdown: Shutdown) {
+async fn connection(tls: TlsStream<TcpStream>, ip: IpAddr, slot: Slot, services: Services, shutdown: Shutdown) {
     let session = tls.get_ref().1;
     let Some(mesh) = session.server_name().and_then(mesh_of).map(ToOwned::to_owned) else { return };
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let peer = Arc::new(Peer { mesh, ip, identity: certificate.and_then(identity) });
     let limit = certificate.is_none().then_some(UNAUTHENTICATED);
+    // Whoever proved who they are makes room for nobody.
+    let _proven = certificate.is_some().then(|| slot.in_use());
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
         route(request, services.clone())
@@ -108,7 +111,7 @@ async fn connection(tls: TlsStream<TcpStream>, ip: IpAddr, services: Services, s
     // How a connection ends is the peer's business; streams report their own ends.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = shutdown.requested() => {}
+        () = shutdown.over() => {}
         () = expired => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -202,6 +202,7 @@ impl Stream {
 
     async fn follow(&mut self, mut inbound: Streaming<ProxyMessage>, tx: &Sender) -> Ended {
         let shutdown = self.ctx.shutdown.clone();
+        let mut ends = std::pin::pin!(shutdown.my_turn());
         let age = AGE.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         let mut old = std::pin::pin!(tokio::time::sleep(age));
         let mut beat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
@@ -235,7 +236,7 @@ impl Stream {
                 _ = beat.tick() => beat_due = true,
                 () = until(too_slow) => return Ended::Slow,
                 () = old.as_mut() => return Ended::Old,
-                () = shutdown.requested() => return Ended::Shutdown,
+                () = ends.as_mut() => return Ended::Shutdown,
             }
         }
     }

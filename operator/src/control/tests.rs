@@ -106,6 +106,34 @@ fn addresses_are_services_pods_or_unknown() {
 }
 
 #[test]
+fn what_a_service_says_of_its_endpoints_choice_is_told() {
+    let mut index = shop();
+    let mut object = json!({
+        "kind": "Service", "metadata": { "namespace": "shop", "name": "agent" },
+        "spec": { "clusterIP": "10.96.0.77", "ports": [{ "port": 80 }] },
+    });
+    let slice = json!({
+        "kind": "EndpointSlice", "addressType": "IPv4", "ports": [{ "name": "", "port": 8080 }],
+        "metadata": { "namespace": "shop", "name": "agent-a", "labels": { "kubernetes.io/service-name": "agent" } },
+        "endpoints": [{ "addresses": ["10.9.0.1"], "nodeName": "node-1" }],
+    });
+    set(&mut index, &slice);
+    set(&mut index, &object);
+    let told = |index: &Index| {
+        let service = service(index, "default", "agent");
+        (service.local, service.affine, service.groups[0].endpoints[0].node.clone())
+    };
+    // Where nobody asks for it, no table grows by the names of nodes.
+    assert_eq!(told(&index), (false, false, String::new()));
+    object["spec"]["sessionAffinity"] = json!("ClientIP");
+    set(&mut index, &object);
+    assert_eq!(told(&index), (false, true, String::new()));
+    object["spec"]["internalTrafficPolicy"] = json!("Local");
+    set(&mut index, &object);
+    assert_eq!(told(&index), (true, true, "node-1".to_owned()));
+}
+
+#[test]
 fn a_service_has_its_usable_endpoints() {
     let web = service(&shop(), "default", "web");
     let ports: Vec<_> = web.ports.iter().map(|p| (p.port, p.name.as_str(), p.protocol())).collect();
@@ -229,6 +257,8 @@ fn take_step(index: &mut Index, step: &Step) -> Touched {
                     target: if named_target { Target::Named("web".into()) } else { Target::Number(9090) },
                 }],
                 publish_not_ready: false,
+                local: named_target,
+                affine: false,
             });
             index.set_service(&named("service", *n), view)
         }
@@ -242,6 +272,7 @@ fn take_step(index: &mut Index, step: &Step) -> Touched {
                         ip: IpAddr::from([10, 0, 0, ip]),
                         pod: format!("pod-{pod}"),
                         zone: String::new(),
+                        node: format!("node-{pod}"),
                         ready,
                         draining: !ready,
                     })
@@ -404,6 +435,7 @@ fn a_resource_that_cannot_be_loaded_is_not_shipped() {
                 ip: IpAddr::from((0x0b00_0000 + n).to_be_bytes()),
                 pod: String::new(),
                 zone: "a-zone-with-a-long-name".into(),
+                node: String::new(),
                 ready: true,
                 draining: false,
             })

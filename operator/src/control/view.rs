@@ -14,7 +14,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::protocol;
-use crate::inject::decide::injected_mesh;
+use crate::{inject::decide::injected_mesh, mesh::validate::mode_in_force};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -55,7 +55,7 @@ impl MeshView {
     /// Of a Mesh.
     #[must_use]
     pub fn of(mesh: &Mesh) -> Self {
-        Self { trust_domain: mesh.spec.trust_domain.clone(), strict: mesh.spec.mtls.mode == MtlsMode::Strict }
+        Self { trust_domain: mesh.spec.trust_domain.clone(), strict: mode_in_force(mesh) == MtlsMode::Strict }
     }
 }
 
@@ -121,6 +121,10 @@ pub struct ServiceView {
     pub ports: Vec<PortView>,
     /// Whether pods that are not ready are offered too.
     pub publish_not_ready: bool,
+    /// Whether a caller may use endpoints of its own node only.
+    pub local: bool,
+    /// Whether a caller is always sent to the same endpoint.
+    pub affine: bool,
 }
 
 /// A port of a Service.
@@ -182,6 +186,8 @@ impl ServiceView {
             selector: spec.selector.clone().unwrap_or_default(),
             ports,
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+            local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            affine: spec.session_affinity.as_deref() == Some("ClientIP"),
         })
     }
 
@@ -212,6 +218,8 @@ pub struct EndpointView {
     pub pod: String,
     /// Topology zone, possibly empty.
     pub zone: String,
+    /// Name of the node, possibly empty.
+    pub node: String,
     /// Whether it may be given something new.
     pub ready: bool,
     /// Whether it finishes what it has.
@@ -246,6 +254,7 @@ impl SliceView {
                     ip: address(e.addresses.first()?)?,
                     pod: pod.and_then(|t| t.name.clone()).unwrap_or_default(),
                     zone: e.zone.clone().unwrap_or_default(),
+                    node: e.node_name.clone().unwrap_or_default(),
                     ready: ready && !terminating,
                     draining: terminating && conditions.serving.unwrap_or(ready),
                 })

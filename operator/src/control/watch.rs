@@ -1,10 +1,10 @@
 //! Caches → index: takes what changed since the last time. The first change after a pause passes at once; under load changes are
 //! gathered for [`GATHER`].
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
-    core::v1::{Pod, Service},
+    core::v1::{Pod, Service, ServiceSpec},
     discovery::v1::EndpointSlice,
 };
 use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cache::Cache,
+    config::CONTROL_SERVICE,
     context::{Ctx, TaskResult},
 };
 
@@ -43,12 +44,13 @@ pub async fn run(
     loop {
         meshes = take_meshes(&ctx, &hub, &meshes);
         take(&ctx.pods, &services, &slices, &hub);
+        publish(&ctx, &services);
         if let Some(filled) = filled.take() {
             // An error means that nobody waits.
             let _ = filled.send(());
         }
         let changed = tokio::select! {
-            () = ctx.shutdown.requested() => return Ok(()),
+            () = ctx.shutdown.over() => return Ok(()),
             changed = changes.0.changed() => changed,
             changed = changes.1.changed() => changed,
             changed = changes.2.changed() => changed,
@@ -60,6 +62,25 @@ pub async fn run(
         take(&ctx.pods, &services, &slices, &hub);
         tokio::time::sleep(GATHER).await;
     }
+}
+
+/// Where pods find this control plane whose DNS does not know its name.
+fn publish(ctx: &Ctx, services: &Cache<Service>) {
+    let all = services.all();
+    let namespace = Some(ctx.config.namespace.as_str());
+    let own = all.iter().find(|s| s.metadata.namespace.as_deref() == namespace && s.name_any() == CONTROL_SERVICE);
+    let ips = own.and_then(|s| s.spec.as_ref()).map(cluster_ips).unwrap_or_default();
+    ctx.control_ips.send_if_modified(|held| {
+        let differs = held.as_ref() != Some(&ips);
+        *held = Some(ips);
+        differs
+    });
+}
+
+/// Those of a headless Service are none.
+fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let all = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+    all.filter_map(|ip| ip.parse().ok()).collect()
 }
 
 fn take(pods: &Cache<Pod>, services: &Cache<Service>, slices: &Cache<EndpointSlice>, hub: &Hub) {

@@ -1,9 +1,7 @@
 //! Whether an authenticated pod may have an identity of the mesh that it asks.
 
 use super::{Refused, authenticate::Caller};
-use crate::{
-    context::Ctx, control::stream::service_account, inject::decide::injected_mesh, lookup, meshes::Membership,
-};
+use crate::{context::Ctx, control::stream::service_account, inject::decide::injected_mesh, lookup};
 
 /// That the caller's namespace belongs to `mesh`, and that it is a live pod with that mesh's sidecar.
 ///
@@ -21,10 +19,7 @@ pub async fn may_join(ctx: &Ctx, caller: &Caller, mesh: &str) -> Result<(), Refu
         }
     };
     let (_, membership) = lookup::membership(ctx, namespace).await.map_err(unavailable)?;
-    // A pod that got its sidecar before several Meshes claimed its namespace keeps its identity.
-    let member =
-        membership.is(mesh) || matches!(&membership, Membership::Conflict(all) if all.iter().any(|m| m == mesh));
-    if !member {
+    if !membership.is(mesh) {
         return Err(Refused::Denied(format!(
             "namespace {namespace} is not in Mesh {mesh}: label it bowline.dev/mesh={mesh}, or restart the pod without its sidecar"
         )));

@@ -12,11 +12,14 @@ use kube::ResourceExt;
 
 use super::{
     ports::{PortError, skipped},
-    probes::{self, ProbeError, Rewrite},
+    probes::{self, Key, ProbeError, Rewrite},
     sidecar::{self, Sidecar},
     workload,
 };
-use crate::meshes::Membership;
+use crate::{
+    mesh::validate::{is_image, resources},
+    meshes::Membership,
+};
 
 /// Label by which a namespace limits what its pods may do.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
@@ -57,17 +60,6 @@ pub enum Refusal {
         namespace: String,
         /// What its label names.
         mesh: String,
-    },
-    /// Several Meshes claim the namespace.
-    #[error(
-        "namespace {namespace} is claimed by the Meshes {}: correct its label {MESH_LABEL} or their namespace selectors, so that one remains",
-        .meshes.join(" and ")
-    )]
-    Conflict {
-        /// The namespace.
-        namespace: String,
-        /// Who claims it.
-        meshes: Vec<String>,
     },
     /// The network is the node's.
     #[error("a pod with hostNetwork cannot be in a mesh: remove hostNetwork, or label the pod {INJECT_LABEL}=false")]
@@ -135,31 +127,40 @@ pub enum Refusal {
     },
 }
 
-/// Decides. `image` is the default one.
+/// Decides. `image` is the default one, `key` that of the probes of a pod that has none yet.
 #[must_use]
-pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: &str) -> Decision {
+pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: &str, key: &Key) -> Decision {
     let Some(spec) = &pod.spec else { return Decision::Skip("the pod has no spec") };
     if opted_out(pod) {
         return Decision::Skip("the pod opts out");
     }
-    if pod.annotations().contains_key(MIRROR) {
+    if is_static(pod) {
         return Decision::Skip("a static pod cannot be changed");
     }
-    let name = namespace.name_any();
     let mesh = match membership {
         Membership::None => return Decision::Skip("the namespace is in no mesh"),
         Membership::One(mesh) => mesh,
         Membership::Unknown(mesh) => {
-            return Decision::Refuse(Refusal::UnknownMesh { namespace: name, mesh: mesh.clone() });
-        }
-        Membership::Conflict(meshes) => {
-            return Decision::Refuse(Refusal::Conflict { namespace: name, meshes: meshes.clone() });
+            let namespace = namespace.name_any();
+            return Decision::Refuse(Refusal::UnknownMesh { namespace, mesh: mesh.clone() });
         }
     };
-    match plan(pod, spec, namespace, mesh, image) {
+    match plan(pod, spec, namespace, mesh, image, key) {
         Ok(plan) => Decision::Inject(Box::new(plan)),
         Err(refusal) => Decision::Refuse(refusal),
     }
+}
+
+/// Whether the pod is a kubelet's own, which admission cannot change.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    pod.annotations().contains_key(MIRROR)
+}
+
+/// Whether the pod's network is its node's.
+#[must_use]
+pub fn on_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
 }
 
 /// Whether label or annotation keeps the pod out of the mesh.
@@ -180,28 +181,36 @@ fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten()
 }
 
-fn plan(pod: &Pod, spec: &PodSpec, namespace: &Namespace, mesh: &Mesh, image: &str) -> Result<Plan, Refusal> {
+fn plan(
+    pod: &Pod,
+    spec: &PodSpec,
+    namespace: &Namespace,
+    mesh: &Mesh,
+    image: &str,
+    key: &Key,
+) -> Result<Plan, Refusal> {
     check_surroundings(spec, namespace)?;
     let present = is_present(pod, spec, &mesh.name_any())?;
     check_containers(spec)?;
-    let rewrites = probes::find(spec)?;
     let mut probes: Vec<Probe> = if present { known_probes(spec) } else { Vec::new() };
+    let rewrites = probes::find(spec, Key::of(&probes).as_ref().unwrap_or(key))?;
     // A container that was replaced under its name since the last invocation has new probes.
-    probes.retain(|known| rewrites.iter().all(|r| r.probe.id != known.id));
+    probes.retain(|known| rewrites.iter().all(|r| probes::name(&r.probe.id) != probes::name(&known.id)));
     probes.extend(rewrites.iter().map(|r| r.probe.clone()));
-    let injection = &mesh.spec.injection;
+    // Of an invalid Mesh what no pod could have is left out, and its status says so.
+    let (injection, wanted) = (&mesh.spec.injection, &mesh.spec.proxy);
     let listed = |list: &[u16], annotation: &'static str| {
         skipped(list, pod.annotations().get(annotation).map(String::as_str))
             .map_err(|error| Refusal::SkipPorts { annotation, error })
     };
     let sidecar = Sidecar {
         mesh: mesh.name_any(),
-        image: mesh.spec.proxy.image.clone().unwrap_or_else(|| image.to_owned()),
+        image: wanted.image.clone().filter(|i| is_image(i)).unwrap_or_else(|| image.to_owned()),
         log_level: mesh.spec.proxy.log_level,
-        resources: spec
-            .resources
-            .is_none()
-            .then(|| mesh.spec.proxy.resources.clone().unwrap_or_else(sidecar::default_resources)),
+        resources: spec.resources.is_none().then(|| {
+            let resources = wanted.resources.clone().filter(|r| resources::judge(r).is_ok());
+            resources.unwrap_or_else(sidecar::default_resources)
+        }),
         workload: workload::name(pod),
         skip_inbound: listed(&injection.skip_inbound_ports, SKIP_INBOUND_ANNOTATION)?,
         skip_outbound: listed(&injection.skip_outbound_ports, SKIP_OUTBOUND_ANNOTATION)?,

@@ -26,7 +26,8 @@ pub enum PortError {
 /// # Errors
 /// When the annotation, or the union, cannot be used.
 pub fn skipped(mesh: &[u16], annotation: Option<&str>) -> Result<Vec<u16>, PortError> {
-    let mut all: BTreeSet<u16> = mesh.iter().copied().collect();
+    // What an invalid Mesh lists and cannot is told in its status, and is no fault of the pod's.
+    let mut all: BTreeSet<u16> = mesh.iter().copied().filter(|p| *p != 0 && !ports::ALL.contains(p)).collect();
     for text in annotation.into_iter().flat_map(|a| a.split(',')).map(str::trim).filter(|t| !t.is_empty()) {
         all.insert(text.parse().map_err(|_| PortError::NoPort(text.chars().take(40).collect()))?);
     }
@@ -56,6 +57,7 @@ mod tests {
     fn lists_are_joined_and_checked() {
         assert_eq!(skipped(&[25, 22], Some(" 3306, 25,")), Ok(vec![22, 25, 3306]));
         assert_eq!(skipped(&[], None), Ok(vec![]));
+        assert_eq!(skipped(&[0, 15008, 22], None), Ok(vec![22]));
         assert_eq!(joined(&[22, 25]), "22,25");
         for (annotation, bad) in [("0", "0"), ("a", "a"), ("70000", "70000"), ("1-5", "1-5"), ("-1", "-1")] {
             assert_eq!(skipped(&[], Some(annotation)), Err(PortError::NoPort(bad.into())));

@@ -69,6 +69,37 @@ impl Kind {
     }
 }
 
+/// What a caller of the probes' port must know: made at admission, in the pod's spec and nowhere else, the same for as long as the pod
+/// lives. Who may read the pod may ask its probes; a pod that merely reaches the port may not.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    /// One that nobody can guess.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The one that the probes of an earlier invocation have.
+    #[must_use]
+    pub fn of(probes: &[Probe]) -> Option<Self> {
+        probes.iter().find_map(|p| p.id.strip_suffix(name(&p.id))?.strip_suffix('/').map(|key| Self(key.to_owned())))
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+/// `CONTAINER/KIND` of a probe's id.
+#[must_use]
+pub fn name(id: &str) -> &str {
+    id.rmatch_indices('/').nth(1).map_or(id, |(at, _)| &id[at + 1..])
+}
+
 /// A handler to be pointed at the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
@@ -102,7 +133,7 @@ impl Rewrite {
 ///
 /// # Errors
 /// When one aims at a port of the proxy.
-pub fn find(spec: &PodSpec) -> Result<Vec<Rewrite>, ProbeError> {
+pub fn find(spec: &PodSpec, key: &Key) -> Result<Vec<Rewrite>, ProbeError> {
     let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
     let init = spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (true, i, c));
     let main = spec.containers.iter().enumerate().map(|(i, c)| (false, i, c));
@@ -120,7 +151,7 @@ pub fn find(spec: &PodSpec) -> Result<Vec<Rewrite>, ProbeError> {
             if ports::ALL.contains(&port) {
                 return Err(ProbeError { container: container.name.clone(), probe: kind.field(), port });
             }
-            let id = format!("{}/{}", container.name, kind.as_str());
+            let id = format!("{}/{}/{}", key.0, container.name, kind.as_str());
             let probe = Probe { id, action, timeout_seconds: seconds };
             found.push(Rewrite { init, index, kind, handler: name, probe });
         }

@@ -14,7 +14,7 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 
-use super::decide::{injected_mesh, opted_out};
+use super::decide::{injected_mesh, is_static, on_host_network, opted_out};
 use crate::{
     context::{Ctx, TaskResult},
     meshes::Membership,
@@ -51,7 +51,7 @@ pub fn missing_sidecars<'a>(
     let lacks = |pod: &&'a Arc<Pod>| {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
         let live = !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none();
-        live && !opted_out(pod) && injected_mesh(pod).is_none()
+        live && !opted_out(pod) && !is_static(pod) && injected_mesh(pod).is_none()
     };
     let mut missing: Vec<Missing> = pods
         .iter()
@@ -72,7 +72,8 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     tokio::join!(ctx.pods.synced(), ctx.namespaces.synced(), ctx.registry.synced());
     let mut told = HashSet::new();
     loop {
-        let missing = missing_sidecars(&ctx.pods.all(), &ctx.namespaces.all(), |n| ctx.registry.for_namespace(n));
+        let roster = ctx.registry.roster();
+        let missing = missing_sidecars(&ctx.pods.all(), &ctx.namespaces.all(), |n| roster.membership(&n.metadata));
         tell(&ctx, &missing, &mut told).await;
         tokio::select! {
             () = ctx.shutdown.requested() => return Ok(()),
@@ -93,19 +94,30 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     }
 }
 
+/// What is to be done about a pod.
+pub(super) fn note(pod: &Pod, mesh: &str) -> String {
+    if on_host_network(pod) {
+        return format!(
+            "the namespace is in Mesh {mesh}, but a pod with hostNetwork cannot be: label its pods {INJECT_LABEL}=false, or \
+             remove hostNetwork"
+        );
+    }
+    format!(
+        "the namespace is in Mesh {mesh}, but this pod was created without a sidecar: restart its workload (kubectl rollout \
+         restart), or label its pods {INJECT_LABEL}=false"
+    )
+}
+
 /// An event on each pod that was not told of yet.
 async fn tell(ctx: &Ctx, missing: &[Missing], told: &mut HashSet<String>) {
     let present: HashSet<String> = missing.iter().filter_map(|m| m.pod.uid()).collect();
     told.retain(|uid| present.contains(uid));
     let new = missing.iter().filter(|m| m.pod.uid().is_some_and(|uid| !told.contains(&uid)));
-    for Missing { pod, mesh } in new.take(MAX_EVENTS).cloned().collect::<Vec<_>>() {
+    for Missing { pod, mesh } in &new.take(MAX_EVENTS).cloned().collect::<Vec<_>>() {
         let event = Event {
             type_: EventType::Warning,
             reason: PODS_WITHOUT_SIDECAR.into(),
-            note: Some(format!(
-                "the namespace is in Mesh {mesh}, but this pod was created without a sidecar: restart its workload (kubectl \
-                 rollout restart), or label its pods {INJECT_LABEL}=false"
-            )),
+            note: Some(note(pod, mesh)),
             action: "Repair".into(),
             secondary: None,
         };

@@ -107,6 +107,7 @@ fn slot(sidecar: &Sidecar, name: &str) -> Container {
         field(env::POD_NAMESPACE, "metadata.namespace"),
         field(env::POD_UID, "metadata.uid"),
         field(env::POD_IP, "status.podIP"),
+        field(env::NODE_NAME, "spec.nodeName"),
         field(env::SERVICE_ACCOUNT, "spec.serviceAccountName"),
         value(env::WORKLOAD, &sidecar.workload),
         value(env::LOG, log_filter(sidecar.log_level)),

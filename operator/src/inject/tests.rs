@@ -19,9 +19,15 @@ fn namespace(labels: Value) -> Namespace {
     serde_json::from_value(json!({ "metadata": { "name": "shop", "labels": labels } })).unwrap()
 }
 
+fn key(n: u8) -> probes::Key {
+    let id = format!("{n:032x}/web/liveness");
+    let action = serde_json::from_value(json!({ "tcpSocket": { "port": 1 } })).unwrap();
+    probes::Key::of(&[Probe { id, action, timeout_seconds: 1 }]).unwrap()
+}
+
 fn decided(pod: &Value, labels: Value, membership: &Membership) -> Decision {
     let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-    decide(&typed, &namespace(labels), membership, IMAGE)
+    decide(&typed, &namespace(labels), membership, IMAGE, &key(1))
 }
 
 /// The pod as the API server makes it of our answer.
@@ -96,6 +102,10 @@ fn probes_keep_their_meaning() {
     let value = slot["env"].as_array().unwrap().iter().find(|e| e["name"] == env::PROBES).unwrap();
     let mut probes: Vec<Probe> = serde_json::from_str(value["value"].as_str().unwrap()).unwrap();
     probes.sort_by(|a, b| a.id.cmp(&b.id));
+    for probe in &mut probes {
+        let key = format!("{:032x}/", 1);
+        probe.id = probe.id.strip_prefix(&key).expect("the key of this admission").to_owned();
+    }
     let found = serde_json::to_value(probes).unwrap();
     assert_eq!(
         found,
@@ -123,8 +133,33 @@ fn a_reinvocation_moves_ours_to_the_head_and_learns_probes() {
     for index in 0..2 {
         let probes = pod["spec"]["initContainers"][index]["env"][1]["value"].as_str().unwrap();
         let ids: Vec<String> = serde_json::from_str::<Vec<Probe>>(probes).unwrap().into_iter().map(|p| p.id).collect();
-        assert_eq!(ids, ["web/liveness", "agent/readiness"]);
+        // The key that the first invocation made is the pod's for good.
+        let key = "7d44840e3c4f1f2ab0a9a1c9f0d6c2e5";
+        assert_eq!(ids, [format!("{key}/web/liveness"), format!("{key}/agent/readiness")]);
     }
+}
+
+#[test]
+fn keys_are_made_anew_for_each_pod_and_never_shown() {
+    let (one, two) = (probes::Key::random(), probes::Key::random());
+    assert_ne!(one, two);
+    assert_eq!(format!("{one:?}"), "Key(…)");
+    let pod: Pod = serde_json::from_value(load("probes.yaml")).unwrap();
+    let spec = pod.spec.unwrap();
+    let path = |key: &probes::Key| probes::find(&spec, key).unwrap()[0].replacement().path.unwrap();
+    assert_ne!(path(&one), path(&two));
+    // /probe/, 128 bits in hexadecimal digits, the container and what is asked.
+    assert_eq!(path(&one).split('/').nth(2).unwrap().len(), 32);
+}
+
+#[test]
+fn a_pod_of_an_earlier_version_without_key_is_reinvoked_too() {
+    let text = load("reinvoked.yaml").to_string().replace("7d44840e3c4f1f2ab0a9a1c9f0d6c2e5/", "");
+    let pod = injected(&serde_json::from_str(&text).unwrap());
+    let probes = pod["spec"]["initContainers"][0]["env"][1]["value"].as_str().unwrap();
+    let ids: Vec<String> = serde_json::from_str::<Vec<Probe>>(probes).unwrap().into_iter().map(|p| p.id).collect();
+    assert_eq!(ids, ["web/liveness".to_owned(), format!("{:032x}/agent/readiness", 1)]);
+    assert_eq!(injected(&pod), pod);
 }
 
 #[test]
@@ -184,8 +219,21 @@ fn what_cannot_be_meshed_is_refused_with_a_remedy() {
     assert!(matches!(decided(&base, level("privileged"), &member()), Decision::Inject(_)));
     let message = refusal(&base, json!({}), &Membership::Unknown("prod".into()));
     assert!(message.contains("namespace shop") && message.contains("no Mesh prod"), "{message}");
-    let message = refusal(&base, json!({}), &Membership::Conflict(vec!["a".into(), "b".into()]));
-    assert!(message.contains("a and b"), "{message}");
+}
+
+#[test]
+fn what_no_pod_could_have_is_left_out_of_an_invalid_mesh() {
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "web" }] } });
+    let plan = |proxy: Value| {
+        let spec: MeshSpec = serde_json::from_value(json!({ "proxy": proxy })).unwrap();
+        let membership = Membership::One(Arc::new(Mesh::new("default", spec)));
+        let Decision::Inject(plan) = decided(&pod, json!({}), &membership) else { panic!("not injected") };
+        (plan.sidecar.image, serde_json::to_value(plan.sidecar.resources).unwrap())
+    };
+    let bad = json!({ "image": "a b", "resources": { "limits": { "memory": "-1" } } });
+    assert_eq!(plan(bad), plan(json!({})));
+    let good = json!({ "image": "mine:1", "resources": { "limits": { "memory": "99Mi" } } });
+    assert_eq!(plan(good), ("mine:1".into(), json!({ "limits": { "memory": "99Mi" } })));
 }
 
 #[test]
@@ -207,9 +255,11 @@ fn a_sidecar_of_another_mesh_is_not_taken_over() {
 fn pods_without_sidecar_are_found() {
     let pods: Vec<Arc<Pod>> = [
         json!({ "metadata": { "name": "bare", "namespace": "shop" } }),
+        json!({ "metadata": { "name": "agent", "namespace": "shop" }, "spec": { "containers": [], "hostNetwork": true } }),
         json!({ "metadata": { "name": "out", "namespace": "shop", "labels": { "bowline.dev/inject": "false" } } }),
         json!({ "metadata": { "name": "done", "namespace": "shop" }, "status": { "phase": "Succeeded" } }),
         json!({ "metadata": { "name": "else", "namespace": "other" } }),
+        json!({ "metadata": { "name": "static", "namespace": "shop", "annotations": { "kubernetes.io/config.mirror": "x" } } }),
         // The annotation alone makes no sidecar.
         json!({ "metadata": { "name": "liar", "namespace": "shop", "annotations": { "bowline.dev/injected": "default" } } }),
     ]
@@ -222,7 +272,11 @@ fn pods_without_sidecar_are_found() {
         if n.metadata.name.as_deref() == Some("shop") { member() } else { Membership::None }
     });
     let names: Vec<_> = found.iter().map(|m| m.pod.metadata.name.as_deref().unwrap()).collect();
-    assert_eq!(names, ["bare", "liar"]);
+    assert_eq!(names, ["agent", "bare", "liar"]);
+    // To restart a pod on the host's network would change nothing.
+    let notes: Vec<_> = found.iter().map(|m| repair::note(&m.pod, &m.mesh)).collect();
+    assert!(notes[0].contains("hostNetwork") && !notes[0].contains("restart"), "{}", notes[0]);
+    assert!(notes[1].contains("rollout restart"), "{}", notes[1]);
 }
 
 fn any_handler() -> impl Strategy<Value = Value> {
@@ -295,6 +349,12 @@ proptest! {
     fn injecting_twice_is_injecting_once(pod in any_pod()) {
         let once = injected(&pod);
         prop_assert_eq!(&injected(&once), &once);
+        // Each invocation brings a key, and the first one's stays.
+        let typed: Pod = serde_json::from_value(once.clone()).unwrap();
+        let Decision::Inject(plan) = decide(&typed, &namespace(json!({})), &member(), IMAGE, &key(2)) else {
+            panic!("not injected: {once}")
+        };
+        prop_assert!(patch(&typed, &plan).0.is_empty());
     }
 
     #[test]

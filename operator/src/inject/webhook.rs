@@ -1,18 +1,17 @@
 //! The webhook server: one path, `/inject`, that answers an AdmissionReview. Decides from memory; has no side effects, so dry runs
 //! need no care.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::IntoResponse,
     routing::post,
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::{
     DynamicObject,
@@ -26,25 +25,34 @@ use rustls::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
+use tower::ServiceExt;
 
 use super::{
     decide::{Decision, decide},
     patch::patch,
+    probes::Key,
 };
 use crate::{
     context::{Ctx, Shutdown, TaskResult},
-    listen::{self, ReasonLabel, Server},
+    listen::{self, Bounds, ReasonLabel, Server, Slot},
     lookup,
+    webhook::serving::Serving,
 };
 
 /// Path that the webhook configuration names.
 pub const PATH: &str = "/inject";
 /// Largest review, in bytes: the API server takes objects of up to 3 MiB, in JSON.
 const MAX_BODY_BYTES: usize = 8 << 20;
-/// Most connections: API servers keep few open.
-const MAX_CONNECTIONS: usize = 256;
+/// API servers are few and keep few connections open, each for many reviews; one address may be a node with others on it.
+const BOUNDS: Bounds = Bounds { all: 512, address: 64, idle: 256 };
+/// Time until the first review on a connection: an API server opens one because it has a review to send.
+const FIRST_REVIEW: Duration = Duration::from_secs(10);
+/// How long a review may take; the API server waits for ten seconds.
+const REVIEWED: Duration = Duration::from_secs(15);
+/// How long open connections may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(10);
 /// Time in which a client must send a request's head, and at most this long an idle connection is kept by HTTP/2 pings.
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Serves admission reviews until shutdown.
 ///
@@ -65,49 +73,78 @@ pub async fn run(ctx: Arc<Ctx>, listener: TcpListener) {
         r.register("bowline_webhook_connections_refused", "Connections to the webhook that failed", refused.clone());
     });
     let config = tls(Arc::clone(&ctx.serving));
-    let server = Server { max_connections: MAX_CONNECTIONS, refused, shutdown: ctx.shutdown.clone() };
+    let server = Server { bounds: BOUNDS, refused: refused.clone(), shutdown: ctx.shutdown.clone() };
     let shutdown = ctx.shutdown.clone();
     let router = router(Reviewer { ctx, reviews });
     let choose = move |_: Option<&str>| Some(Arc::clone(&config));
-    server.run(listener, choose, move |tls, _| connection(tls, router.clone(), shutdown.clone())).await;
+    server
+        .run(listener, choose, move |tls, _, slot| {
+            connection(tls, slot, router.clone(), refused.clone(), shutdown.clone())
+        })
+        .await;
 }
 
 /// The certificate may change at any time, and is read at every handshake.
-fn tls(serving: Arc<ArcSwapOption<CertifiedKey>>) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Serving(serving)));
+fn tls(serving: Arc<Serving>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Resolver(serving)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.send_tls13_tickets = 0;
     Arc::new(config)
 }
 
 #[derive(Debug)]
-struct Serving(Arc<ArcSwapOption<CertifiedKey>>);
+struct Resolver(Arc<Serving>);
 
-impl ResolvesServerCert for Serving {
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load_full()
+        self.0.key()
     }
 }
 
-async fn connection(tls: TlsStream<TcpStream>, router: Router, shutdown: Shutdown) {
+async fn connection(
+    tls: TlsStream<TcpStream>,
+    slot: Slot,
+    router: Router,
+    refused: Family<ReasonLabel, Counter>,
+    shutdown: Shutdown,
+) {
     let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    let (io, service) = (TokioIo::new(tls), TowerToHyperService::new(router));
-    if h2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(256);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let _ = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.requested() => { connection.as_mut().graceful_shutdown(); connection.await }
-        };
-    } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(KEEPALIVE);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let _ = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shutdown.requested() => { connection.as_mut().graceful_shutdown(); connection.await }
-        };
+    let place = slot.clone();
+    let service = service_fn(move |request| {
+        let (in_use, router) = (place.in_use(), router.clone());
+        async move {
+            let late = || StatusCode::REQUEST_TIMEOUT.into_response();
+            let answer = tokio::time::timeout(REVIEWED, router.oneshot(request)).await;
+            drop(in_use);
+            Ok::<_, Infallible>(answer.map_or_else(|_| late(), |Ok(answer)| answer))
+        }
+    });
+    let serve = async {
+        if h2 {
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(256);
+            let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tls), service));
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = shutdown.over() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = tokio::time::timeout(END_DEADLINE, connection).await;
+        } else {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(KEEPALIVE);
+            let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tls), service));
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = shutdown.over() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = tokio::time::timeout(END_DEADLINE, connection).await;
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = slot.unused(FIRST_REVIEW) => {
+            refused.get_or_create(&ReasonLabel { reason: "unused" }).inc();
+        }
     }
 }
 
@@ -151,7 +188,9 @@ impl Reviewer {
         };
         let who = pod.metadata.name.as_ref().or(pod.metadata.generate_name.as_ref()).map_or("", String::as_str);
         let decision = match lookup::membership(&self.ctx, namespace).await {
-            Ok((namespace, membership)) => decide(pod, &namespace, &membership, &self.ctx.config.proxy_image),
+            Ok((namespace, membership)) => {
+                decide(pod, &namespace, &membership, &self.ctx.config.proxy_image, &Key::random())
+            }
             Err(error) => {
                 tracing::warn!(namespace, pod = who, %error, "a pod cannot be judged");
                 let message =

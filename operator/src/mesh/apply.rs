@@ -1,7 +1,9 @@
 //! Writes to the API server: server-side apply with one field manager, deletions, the finalizer, status and events.
 
+pub mod failures;
+
 use bowline_crds::{Mesh, MeshStatus, names::FINALIZER};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -10,6 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
+use self::failures::{Cause, Failures, words};
 use super::{
     build::{Change, Plan},
     news::News,
@@ -24,13 +27,16 @@ const CONCURRENCY: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused or did not answer.
-    #[error("{object}: {error}")]
+    #[error("{object}: {}", words(.error))]
     Api {
         /// Kind, namespace and name.
         object: String,
         /// Why.
         error: kube::Error,
     },
+    /// Some of many writes failed.
+    #[error("{0}")]
+    Some(Failures),
 }
 
 impl ApplyError {
@@ -39,11 +45,24 @@ impl ApplyError {
         move |error| Self::Api { object, error }
     }
 
-    /// Whether RBAC is the reason.
+    /// What kind of a refusal it was.
     #[must_use]
-    pub fn is_forbidden(&self) -> bool {
-        let Self::Api { error, .. } = self;
-        is_code(error, 403)
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Api { error, .. } => Cause::of(error),
+            Self::Some(failures) => failures.cause(),
+        }
+    }
+
+    /// Whether it only says that memory was behind: the watch brings what is there now.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        match self {
+            // In these words the API server says that the test of a JSON patch did not hold.
+            Self::Api { error, .. } if is_code(error, 422) => words(error).contains("rejected our request"),
+            Self::Api { error, .. } => is_code(error, 404) || is_code(error, 409),
+            Self::Some(_) => false,
+        }
     }
 }
 
@@ -51,22 +70,29 @@ fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
-/// Carries out a plan.
+/// Carries out a plan, all of it: a namespace that cannot be written keeps no other from its bundle.
 ///
 /// # Errors
-/// The first failure; what was written before it stays.
+/// Everything that failed.
 pub async fn config_maps(client: &Client, plan: &Plan) -> Result<(), ApplyError> {
-    let writes: Vec<_> = plan.apply.iter().map(|change| write(client, change)).collect();
-    stream::iter(writes).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
-    let deletions: Vec<_> = plan.delete.iter().map(|map| delete(client, map)).collect();
-    stream::iter(deletions).buffer_unordered(CONCURRENCY).try_collect::<()>().await
+    let id = |map: &ConfigMap| format!("ConfigMap {}/{}", map.namespace().unwrap_or_default(), map.name_any());
+    let writes: Vec<_> =
+        plan.apply.iter().map(|change| async move { (id(&change.object), write(client, change).await) }).collect();
+    let mut ended: Vec<_> = stream::iter(writes).buffer_unordered(CONCURRENCY).collect().await;
+    let deletions: Vec<_> = plan.delete.iter().map(|map| async move { (id(map), delete(client, map).await) }).collect();
+    ended.extend(stream::iter(deletions).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await);
+    let mut failures = Failures::default();
+    for (object, outcome) in ended {
+        if let Err(error) = outcome {
+            failures.add(object, &error);
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(ApplyError::Some(failures)) }
 }
 
-async fn write(client: &Client, change: &Change) -> Result<(), ApplyError> {
+async fn write(client: &Client, change: &Change) -> kube::Result<()> {
     let map = &change.object;
-    let namespace = map.namespace().unwrap_or_default();
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
-    let id = format!("ConfigMap {namespace}/{}", map.name_any());
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &map.namespace().unwrap_or_default());
     let written = if change.repairs {
         api.replace(&map.name_any(), &PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, map)
             .await
@@ -76,19 +102,18 @@ async fn write(client: &Client, change: &Change) -> Result<(), ApplyError> {
     match written {
         Ok(_) => Ok(()),
         // Its namespace goes, or somebody wrote in between: the watch tells, and another reconcile follows.
-        Err(e) if is_code(&e, 404) || is_code(&e, 409) => Ok(()),
+        Err(e) if is_code(&e, 404) || is_code(&e, 409) || Cause::of(&e) == Cause::Terminating => Ok(()),
         // Somebody made it immutable: only a new one can hold another bundle.
-        Err(e) if is_code(&e, 422) => delete(client, map).await,
-        Err(e) => Err(ApplyError::of(id)(e)),
+        Err(e) if is_code(&e, 422) && change.immutable => delete(client, map).await,
+        Err(e) => Err(e),
     }
 }
 
 /// Deletes a ConfigMap; one that is gone is fine.
-async fn delete(client: &Client, map: &ConfigMap) -> Result<(), ApplyError> {
-    let namespace = map.namespace().unwrap_or_default();
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+async fn delete(client: &Client, map: &ConfigMap) -> kube::Result<()> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &map.namespace().unwrap_or_default());
     match api.delete(&map.name_any(), &DeleteParams::default()).await {
-        Err(e) if !is_code(&e, 404) => Err(ApplyError::of(format!("ConfigMap {namespace}/{}", map.name_any()))(e)),
+        Err(e) if !is_code(&e, 404) => Err(e),
         _ => Ok(()),
     }
 }

@@ -1,12 +1,15 @@
 //! Whether a Mesh that is being deleted may go.
 
+use std::sync::Arc;
+
 use bowline_crds::{
     Mesh,
     names::{FINALIZER, FORCE_DELETE_ANNOTATION},
 };
 use kube::ResourceExt;
 
-use super::pods::Counts;
+use super::pods::{self, Counts};
+use crate::context::Ctx;
 
 /// Where a Mesh stands between being wanted and being gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,20 @@ pub enum Stage {
     Leaving,
     /// It is to go, and nothing of it is left that would be ours.
     Gone,
+}
+
+/// Meshes that are not about to go.
+#[must_use]
+pub fn staying(ctx: &Ctx) -> Vec<Arc<Mesh>> {
+    let mut meshes = ctx.registry.all();
+    if meshes.iter().any(|m| m.metadata.deletion_timestamp.is_some()) {
+        let all = ctx.pods.all();
+        meshes.retain(|m| {
+            let counts = pods::count(&m.name_any(), &[], &all);
+            !matches!(stage(m, &counts), Stage::Leaving | Stage::Gone)
+        });
+    }
+    meshes
 }
 
 /// See [`Stage`].

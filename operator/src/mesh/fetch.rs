@@ -6,8 +6,11 @@ use bowline_crds::{Mesh, names::OWNER_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::ResourceExt;
 
-use super::pods::{self, Counts};
-use crate::meshes::{Membership, Registry};
+use super::{
+    build::config_map,
+    pods::{self, Counts},
+};
+use crate::meshes::{Lost, Registry};
 
 /// What is there.
 #[derive(Debug, Clone)]
@@ -16,8 +19,8 @@ pub struct Observed {
     pub mesh: Arc<Mesh>,
     /// Namespaces that belong to it, ascending, without those that are being deleted.
     pub members: Vec<String>,
-    /// Namespaces that it and others claim, with the others' names, ascending.
-    pub conflicts: BTreeMap<String, Vec<String>>,
+    /// Namespaces that its selector matches and that another Mesh has.
+    pub lost: BTreeMap<String, Lost>,
     /// Namespaces that are being deleted.
     pub terminating: Vec<String>,
     /// Its pods.
@@ -39,29 +42,30 @@ pub fn fetch(
     let mut observed = Observed {
         mesh,
         members: Vec::new(),
-        conflicts: BTreeMap::new(),
+        lost: BTreeMap::new(),
         terminating: Vec::new(),
         pods: Counts::default(),
         config_maps: BTreeMap::new(),
     };
+    let roster = registry.roster();
     for namespace in namespaces {
         if namespace.metadata.deletion_timestamp.is_some() {
             observed.terminating.push(namespace.name_any());
         }
-        match registry.for_namespace(namespace) {
-            Membership::One(m) if m.name_any() == name => observed.members.push(namespace.name_any()),
-            Membership::Conflict(names) if names.contains(&name) => {
-                let others = names.into_iter().filter(|n| *n != name).collect();
-                observed.conflicts.insert(namespace.name_any(), others);
-            }
-            _ => {}
+        if roster.membership(&namespace.metadata).is(&name) {
+            observed.members.push(namespace.name_any());
+        } else if let Some(lost) = roster.lost(&name, &namespace.metadata) {
+            observed.lost.insert(namespace.name_any(), lost);
         }
     }
     observed.members.sort();
     observed.pods = pods::count(&name, &observed.members, pods);
     observed.members.retain(|m| !observed.terminating.contains(m));
+    let own = config_map::name(&name);
     for map in config_maps {
-        if map.labels().get(OWNER_LABEL) == Some(&name)
+        // The label alone is easily copied onto something else, which is its owner's and no bundle.
+        if map.name_any() == own
+            && map.labels().get(OWNER_LABEL) == Some(&name)
             && let Some(namespace) = map.namespace()
         {
             observed.config_maps.insert(namespace, Arc::clone(map));

@@ -9,7 +9,7 @@ use bowline_crds::{
 use kube::ResourceExt;
 
 use super::{apply, news::News};
-use crate::{context::Ctx, meshes::Membership};
+use crate::{context::Ctx, meshes::Membership, webhook::configuration};
 
 /// Runs for as long as it is polled; leader only.
 pub async fn run(ctx: Arc<Ctx>) {
@@ -17,11 +17,12 @@ pub async fn run(ctx: Arc<Ctx>) {
     let (mut meshes, mut namespaces) = (ctx.registry.subscribe(), ctx.namespaces.subscribe());
     loop {
         let unknown = unknown(&ctx);
-        for (name, mesh) in &unknown {
-            if told.get(name) != Some(mesh)
+        let known: Vec<String> = ctx.registry.all().iter().map(|m| m.name_any()).collect();
+        for (name, about) in &unknown {
+            if told.get(name) != Some(about)
                 && let Some(namespace) = ctx.namespaces.get(name)
             {
-                apply::events(&ctx.recorder, namespace.as_ref(), &[news(mesh, &ctx)]).await;
+                apply::events(&ctx.recorder, namespace.as_ref(), &[news(about, &known)]).await;
             }
         }
         told = unknown;
@@ -35,19 +36,51 @@ pub async fn run(ctx: Arc<Ctx>) {
     }
 }
 
-/// Namespaces and the Mesh that does not exist.
-fn unknown(ctx: &Ctx) -> BTreeMap<String, String> {
-    let all = ctx.namespaces.all();
-    let judged = all.iter().map(|n| (n.name_any(), ctx.registry.for_namespace(n)));
-    judged.filter_map(|(name, m)| if let Membership::Unknown(mesh) = m { Some((name, mesh)) } else { None }).collect()
+/// What a namespace is told of.
+#[derive(Debug, PartialEq, Eq)]
+struct Unknown {
+    /// The Mesh that does not exist.
+    mesh: String,
+    /// Whether the API server asks about its pods, which it does while there is any Mesh.
+    asked: bool,
 }
 
-fn news(mesh: &str, ctx: &Ctx) -> News {
-    let known: Vec<String> = ctx.registry.all().iter().map(|m| m.name_any()).collect();
+/// Namespaces that name a Mesh that does not exist.
+fn unknown(ctx: &Ctx) -> BTreeMap<String, Unknown> {
+    let (all, roster) = (ctx.namespaces.all(), ctx.registry.roster());
+    let asked = configuration::wanted(ctx, "").is_some();
+    let judged = all.iter().map(|n| (n.name_any(), roster.membership(&n.metadata)));
+    let unknown = judged.filter_map(|(name, m)| match m {
+        Membership::Unknown(mesh) => Some((name, Unknown { mesh, asked })),
+        _ => None,
+    });
+    unknown.collect()
+}
+
+fn news(Unknown { mesh, asked }: &Unknown, known: &[String]) -> News {
     let known = if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) };
+    let consequence = if *asked {
+        format!("pods of this namespace cannot be created unless labelled {INJECT_LABEL}=false")
+    } else {
+        "pods of this namespace start without a sidecar and speak plaintext".to_owned()
+    };
     let message = format!(
-        "label {MESH_LABEL} names Mesh {mesh:?}, which does not exist ({known}): create it or correct the label; until then pods \
-         of this namespace cannot be created unless labelled {INJECT_LABEL}=false"
+        "label {MESH_LABEL} names Mesh {mesh:?}, which does not exist ({known}): create it or correct the label; until then \
+         {consequence}"
     );
     News { warning: true, reason: reasons::UNKNOWN_MESH.into(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_to_pods_is_told_as_it_is() {
+        let about = |asked| Unknown { mesh: "x".into(), asked };
+        let other = news(&about(true), &["default".into()]).message;
+        assert!(other.contains("there are default") && other.contains("cannot be created unless"), "{other}");
+        let none = news(&about(false), &[]).message;
+        assert!(none.contains("there is none") && none.contains("plaintext") && !none.contains("cannot"), "{none}");
+    }
 }

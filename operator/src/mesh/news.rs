@@ -23,7 +23,9 @@ pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
         let same = was(&condition.type_).is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
         let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED | types::TRUST_AT_RISK)
             && condition.status == "True";
-        let good = condition.type_ == types::READY && condition.status == "True";
+        // Ready may stay True while something fails, with that reason.
+        let good =
+            condition.type_ == types::READY && condition.status == "True" && condition.reason == reasons::RECONCILED;
         if same || !(bad || good) {
             continue;
         }

@@ -10,7 +10,7 @@ use bowline_proxy::bootstrap::{GATE, SLOTS};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
-use crate::inject::decide::{injected_mesh, opted_out};
+use crate::inject::decide::{injected_mesh, is_static, on_host_network, opted_out};
 
 /// Names that are listed at most.
 pub const NAMED: usize = 10;
@@ -24,6 +24,8 @@ pub struct Counts {
     pub ready: u32,
     /// Pods that should carry a sidecar and do not (`NAMESPACE/POD`, ascending).
     pub missing: BTreeSet<String>,
+    /// Pods of members that cannot carry one, because their network is the node's, and do not say that they stay out.
+    pub host_network: BTreeSet<String>,
     /// Meshed pods that are there at all, those that are being deleted too (`NAMESPACE/POD`).
     pub present: BTreeSet<String>,
     /// Namespaces of these.
@@ -53,8 +55,9 @@ pub fn count(mesh: &str, members: &[String], pods: &[Arc<Pod>]) -> Counts {
             }
             Some(_) => {}
             None => {
-                if !dying && !opted_out(pod) && members.binary_search(&namespace).is_ok() {
-                    counts.missing.insert(id());
+                let staying = dying || opted_out(pod) || is_static(pod);
+                if !staying && members.binary_search(&namespace).is_ok() {
+                    if on_host_network(pod) { &mut counts.host_network } else { &mut counts.missing }.insert(id());
                 }
             }
         }
@@ -117,6 +120,10 @@ mod tests {
         // Somebody else's annotation makes no sidecar.
         let mut pretender = Arc::unwrap_or_clone(meshed("pretender", json!({ "phase": "Running" })));
         pretender.spec.as_mut().unwrap().init_containers = None;
+        let mut host = Arc::unwrap_or_clone(pod("host", json!({}), json!({}), json!({ "phase": "Running" })));
+        host.spec.as_mut().unwrap().host_network = Some(true);
+        let mut host_out = host.clone();
+        host_out.labels_mut().insert(INJECT_LABEL.into(), "false".into());
         let pods = [
             meshed("serving", serving),
             meshed("starting", json!({ "phase": "Pending" })),
@@ -126,10 +133,14 @@ mod tests {
             pod("out", json!({}), json!({ INJECT_LABEL: "false" }), json!({ "phase": "Running" })),
             pod("bare", json!({}), json!({}), json!({ "phase": "Running" })),
             Arc::new(pretender),
+            pod("static", json!({ "kubernetes.io/config.mirror": "x" }), json!({}), json!({ "phase": "Running" })),
+            Arc::new(host),
+            Arc::new(host_out),
         ];
         let counts = count("m", &["shop".into()], &pods);
         assert_eq!((counts.total, counts.ready), (2, 1));
         assert_eq!(counts.missing, ["shop/bare".to_owned(), "shop/pretender".to_owned()].into());
+        assert_eq!(counts.host_network, ["shop/host".to_owned()].into());
         assert_eq!(counts.present.len(), 3);
         assert_eq!(counts.versions, [("0.1.0".to_owned(), 2)].into());
         let elsewhere = count("m", &["billing".into()], &pods);

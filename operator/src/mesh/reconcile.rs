@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 
 use super::{
-    apply::{self, ApplyError},
-    build::{Plan, build, config_map},
+    apply::{self, ApplyError, failures::Cause},
+    build::{Plan, build, config_map, mounts},
     deletion::{Stage, stage},
     fetch::{Observed, fetch},
-    news,
+    new_root, news,
     status::{self, Facts, Verdict},
     validate::{InvalidSpec, Valid, validate},
 };
@@ -24,6 +24,7 @@ use crate::{
         ensure::{EnsureError, Ensured, Memory, Wish, ensure},
         evidence::SKEW_BOUND,
         observe::Observer,
+        restore,
         source::{self, SourceError},
         state::{CaState, at, unix},
         store,
@@ -66,40 +67,42 @@ pub enum ReconcileError {
 
 impl ReconcileError {
     /// What the status says about it.
-    fn verdict(&self, namespace: &str) -> Verdict {
+    fn verdict(&self, observed: &Observed, namespace: &str) -> Verdict {
         let message = self.to_string();
+        let failed =
+            |cause: Cause| Verdict::Failed { reason: cause.reason(), message: format!("{message}{}", cause.remedy()) };
         match self {
             Self::Invalid(_) => Verdict::Stalled { reason: reasons::INVALID_SPEC, message },
             Self::Ca(EnsureError::Lost(_)) => Verdict::Stalled {
                 reason: reasons::CA_STATE_LOST,
                 message: format!(
                     "{message}: restore Secret {namespace}/{CA_SECRET} from a backup, or annotate the Mesh with \
-                     {NEW_ROOT_ANNOTATION}=true to have a new root made, which cuts off every workload that is running until \
-                     its certificate is renewed"
+                     {NEW_ROOT_ANNOTATION}={} to have a new root made, which cuts off every workload that is running until its \
+                     certificate is renewed",
+                    new_root::lost(observed)[0]
                 ),
             },
+            Self::Source(SourceError::Taken { .. }) => {
+                Verdict::Stalled { reason: reasons::NO_AUTHORITY_OFFERED, message }
+            }
             Self::Source(SourceError::Secret { .. }) => {
                 Verdict::Failed { reason: reasons::NO_AUTHORITY_OFFERED, message }
             }
-            Self::Ca(EnsureError::Api(e)) | Self::Webhook(e) if is_forbidden(e) => forbidden(message),
-            Self::Apply(e) if e.is_forbidden() => forbidden(message),
-            _ => Verdict::Failed { reason: reasons::API_ERROR, message },
+            Self::Ca(EnsureError::Api(e)) | Self::Webhook(e) => failed(Cause::of(e)),
+            Self::Apply(e) => failed(e.cause()),
+            _ => failed(Cause::Other),
         }
     }
 
-    /// Whether trying again soon makes sense.
-    fn is_transient(&self) -> bool {
-        !matches!(self, Self::Invalid(_) | Self::Ca(EnsureError::Lost(_)))
+    /// When to look again at what somebody must mend; `None`: it is worth another try soon.
+    fn next_look(&self) -> Option<Duration> {
+        match self {
+            Self::Invalid(_) | Self::Ca(EnsureError::Lost(_)) => Some(RESYNC),
+            // Its owner may let go of it without anything else changing.
+            Self::Source(SourceError::Taken { .. }) => Some(SOURCE_RESYNC),
+            _ => None,
+        }
     }
-}
-
-fn is_forbidden(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 403)
-}
-
-fn forbidden(message: String) -> Verdict {
-    let message = format!("{message}: install the operator's roles as they are shipped");
-    Verdict::Failed { reason: reasons::FORBIDDEN, message }
 }
 
 /// Reconciles one Mesh; when to look again.
@@ -117,42 +120,50 @@ pub async fn reconcile(
     match stage(&observed.mesh, &observed.pods) {
         Stage::Unprotected => {
             // The watch brings it back with the finalizer.
-            apply::add_finalizer(&ctx.client, &observed.mesh).await?;
-            Ok(RESYNC)
+            let added = apply::add_finalizer(&ctx.client, &observed.mesh).await.map_err(ReconcileError::from);
+            tell(ctx, &observed, added, now).await.map(|()| RESYNC)
         }
-        Stage::Wanted => wanted(ctx, &observed, now).await,
-        Stage::Held => {
-            let ca = ctx.authorities.state(&observed.mesh.name_any());
-            report(ctx, &observed, ca.as_deref(), None, &Verdict::Held, now).await?;
-            Ok(RESYNC)
-        }
+        // Whoever is still in it is owed the same care until they have left.
+        stage @ (Stage::Wanted | Stage::Held) => keep(ctx, &observed, stage == Stage::Held, now).await,
         Stage::Leaving => leave(ctx, &observed, now).await,
         Stage::Gone => Ok(RESYNC),
     }
 }
 
-async fn wanted(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Duration, ReconcileError> {
+async fn keep(ctx: &Ctx, observed: &Observed, held: bool, now: SystemTime) -> Result<Duration, ReconcileError> {
     let name = observed.mesh.name_any();
     let remembered = ctx.authorities.state(&name);
     let outcome = bring_about(ctx, observed, remembered.as_deref(), now).await;
-    let (ca, rotation, verdict) = match &outcome {
-        Ok(done) => {
-            let verdict = done.source.as_ref().map_or(Verdict::Done, |error| Verdict::NoSource(error.to_string()));
-            (Some(&done.ensured.state), Some(&done.ensured), verdict)
-        }
-        Err(error) => {
+    let (ca, rotation, failure) = match &outcome {
+        Ok(done) => (Some(&done.ensured.state), Some(&done.ensured), done.unwritten.as_ref()),
+        Err(error) => (remembered.as_deref(), None, Some(error)),
+    };
+    let verdict = match (failure, &outcome) {
+        (Some(error), _) => {
             tracing::warn!(mesh = name, %error, "the Mesh cannot be reconciled");
-            (remembered.as_deref(), None, error.verdict(&ctx.config.namespace))
+            error.verdict(observed, &ctx.config.namespace).while_held(held, observed)
+        }
+        (None, Ok(Done { source: Some(error), .. })) if !held => Verdict::NoSource(error.to_string()),
+        (None, _) => {
+            if held {
+                Verdict::Held
+            } else {
+                Verdict::Done
+            }
         }
     };
     let reported = report(ctx, observed, ca, rotation, &verdict, now).await;
     match outcome {
+        Ok(Done { unwritten: Some(error), .. }) => Err(error),
         Ok(done) => {
             reported?;
             Ok(done.next_look(now))
         }
-        Err(error) if error.is_transient() => Err(error),
-        Err(_) => reported.map(|()| RESYNC).map_err(Into::into),
+        Err(error) => match error.next_look() {
+            None => Err(error),
+            Some(_) if new_root::is_accepted(observed) => reported.map(|()| restore::PATIENCE).map_err(Into::into),
+            Some(wait) => reported.map(|()| wait).map_err(Into::into),
+        },
     }
 }
 
@@ -164,6 +175,8 @@ struct Done {
     external: bool,
     /// Why its source offers nothing.
     source: Option<SourceError>,
+    /// What could not be written.
+    unwritten: Option<ReconcileError>,
 }
 
 impl Done {
@@ -203,20 +216,26 @@ async fn bring_about(
         None => Offer::BuiltIn,
     };
     let policy = policy(&valid, observed, offer);
-    let accept_new_root = observed.mesh.annotations().get(NEW_ROOT_ANNOTATION).is_some_and(|v| v == "true");
+    // Another replica may remember what this one does not.
+    let waited = ctx.authorities.lost_for(&valid.name, now) >= restore::PATIENCE;
+    let accept_new_root = waited && new_root::is_accepted(observed);
     let memory = Memory { state: remembered, published: policy.published_sequence > 0, accept_new_root };
-    let witness = Observer { ctx, mesh: &valid.name, published: published_everywhere(observed) };
+    let witness = Observer { ctx, mesh: &valid.name, mounts: mounts(observed) };
     let wish = Wish { policy: &policy, offered: offered.as_ref() };
-    let ensured = match (ensure(&store::api(ctx), wish, memory, &witness, SystemTime::now).await, source) {
+    let ensured = ensure(&store::api(ctx), wish, memory, &witness, SystemTime::now).await;
+    ctx.authorities.note(&valid.name, matches!(ensured, Err(EnsureError::Lost(_))), now);
+    let ensured = match (ensured, source) {
         (Err(EnsureError::NoOffer), Some(error)) => return Err(ReconcileError::Source(error)),
         (ensured, source) => (ensured?, source),
     };
     let (ensured, source) = ensured;
-    let plan = build(observed, &valid, &ensured.state, &ctx.config);
+    let control_ips = ctx.control_ips.borrow().clone().unwrap_or_default();
+    let plan = build(observed, &valid, &ensured.state, &ctx.config, &control_ips);
     apply::events(&ctx.recorder, observed.mesh.as_ref(), &news::what_happened(ctx, &ensured, &plan)).await;
-    apply::config_maps(&ctx.client, &plan).await?;
+    // What cannot be written in one namespace holds up nothing else.
+    let unwritten = apply::config_maps(&ctx.client, &plan).await.err().map(ReconcileError::from);
     abandon_old_source(ctx, observed, &valid, &ensured).await;
-    Ok(Done { ensured, after_percent: valid.after_percent, external, source })
+    Ok(Done { ensured, after_percent: valid.after_percent, external, source, unwritten })
 }
 
 /// A Certificate that is no longer the source goes once nothing depends on what it brought.
@@ -224,18 +243,10 @@ async fn abandon_old_source(ctx: &Ctx, observed: &Observed, valid: &Valid, ensur
     let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
     let Some(was) = was.filter(|was| **was != source::name(&valid.source)) else { return };
     if ensured.state.ledger.is_steady()
-        && let Err(error) = source::abandon(ctx, was).await
+        && let Err(error) = source::abandon(ctx, &valid.name, was).await
     {
         tracing::warn!(mesh = valid.name, was, %error, "the Certificate of the former source cannot be deleted");
     }
-}
-
-/// The lowest sequence of a bundle that is mounted anywhere.
-fn published_everywhere(observed: &Observed) -> u64 {
-    let sequence = |namespace: &String| {
-        observed.config_maps.get(namespace).and_then(|map| config_map::sequence(map)).unwrap_or_default()
-    };
-    observed.members.iter().chain(observed.config_maps.keys()).map(sequence).min().unwrap_or(u64::MAX)
 }
 
 fn policy(valid: &Valid, observed: &Observed, offer: Offer) -> Policy {
@@ -265,7 +276,8 @@ async fn report(
     now: SystemTime,
 ) -> Result<(), ApplyError> {
     let before = observed.mesh.status.as_ref();
-    let after = status::build(Facts { observed, ca, rotation, verdict, now });
+    let lack = ctx.webhook.borrow().lack(&observed.mesh, ctx);
+    let after = status::build(Facts { observed, ca, rotation, verdict, webhook: lack.as_ref(), now });
     measure_ca(ctx, observed, ca, rotation, now);
     if before == Some(&after) {
         return Ok(());
@@ -278,24 +290,40 @@ async fn report(
 /// Removes everything that the Mesh made, the finalizer last.
 async fn leave(ctx: &Ctx, observed: &Observed, now: SystemTime) -> Result<Duration, ReconcileError> {
     let name = observed.mesh.name_any();
-    let outcome = dismantle(ctx, observed).await;
-    if let Err(error) = outcome {
-        tracing::warn!(mesh = name, %error, "the Mesh cannot be removed");
-        let ca = ctx.authorities.state(&name);
-        report(ctx, observed, ca.as_deref(), None, &error.verdict(&ctx.config.namespace), now).await?;
-        return Err(error);
+    let mut outcome = dismantle(ctx, observed).await;
+    if outcome.is_ok() {
+        tracing::info!(mesh = name, "everything that the Mesh made is gone");
+        outcome = apply::remove_finalizer(&ctx.client, &observed.mesh).await.map_err(Into::into);
     }
-    tracing::info!(mesh = name, "everything that the Mesh made is gone");
-    apply::remove_finalizer(&ctx.client, &observed.mesh).await?;
-    unmeasure(ctx, &name);
+    tell(ctx, observed, outcome, now).await?;
+    ctx.metrics.forget(&name);
     Ok(RESYNC)
+}
+
+/// A failure before or after all else is told as any other.
+async fn tell(
+    ctx: &Ctx,
+    observed: &Observed,
+    outcome: Result<(), ReconcileError>,
+    now: SystemTime,
+) -> Result<(), ReconcileError> {
+    if let Err(error) = &outcome
+        && !matches!(error, ReconcileError::Apply(e) if e.is_stale())
+    {
+        let name = observed.mesh.name_any();
+        tracing::warn!(mesh = name, %error, "the Mesh cannot be reconciled");
+        let ca = ctx.authorities.state(&name);
+        let verdict = error.verdict(observed, &ctx.config.namespace);
+        report(ctx, observed, ca.as_deref(), None, &verdict, now).await?;
+    }
+    outcome
 }
 
 async fn dismantle(ctx: &Ctx, observed: &Observed) -> Result<(), ReconcileError> {
     webhook::configuration::withdraw(ctx).await.map_err(ReconcileError::Webhook)?;
     let was = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).and_then(|c| c.source.as_ref());
     if let Some(was) = was {
-        source::abandon(ctx, was).await.map_err(EnsureError::Api)?;
+        source::abandon(ctx, &observed.mesh.name_any(), was).await.map_err(EnsureError::Api)?;
     }
     let plan = Plan { apply: Vec::new(), delete: observed.config_maps.values().cloned().collect() };
     apply::config_maps(&ctx.client, &plan).await?;
@@ -339,14 +367,6 @@ fn measure(ctx: &Ctx, observed: &Observed) {
     ctx.metrics.mesh_namespaces.get_or_create(&label).set(count(observed.members.len()));
     ctx.metrics.mesh_proxies.get_or_create(&label).set(observed.pods.total.into());
     ctx.metrics.mesh_proxies_ready.get_or_create(&label).set(observed.pods.ready.into());
-    ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(count(observed.pods.missing.len()));
-}
-
-fn unmeasure(ctx: &Ctx, mesh: &str) {
-    let label = MeshLabel { mesh: mesh.into() };
-    ctx.metrics.rotation.forget(&label);
-    ctx.metrics.mesh_namespaces.remove(&label);
-    ctx.metrics.mesh_proxies.remove(&label);
-    ctx.metrics.mesh_proxies_ready.remove(&label);
-    ctx.metrics.mesh_pods_without_sidecar.remove(&label);
+    let missing = observed.pods.missing.len() + observed.pods.host_network.len();
+    ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(count(missing));
 }

@@ -1,5 +1,6 @@
 //! The Mesh's status: a pure function of what was found, what was done and what the status said before.
 
+mod conflicts;
 mod rotation;
 
 use std::time::SystemTime;
@@ -17,11 +18,15 @@ use k8s_openapi::{
 
 use super::{
     fetch::Observed,
-    pods::{NAMED, named},
+    pods::{Counts, NAMED, named},
+    validate::{mode_in_force, selector_in_force},
 };
-use crate::ca::{
-    ensure::Ensured,
-    state::{CaState, unix},
+use crate::{
+    ca::{
+        ensure::Ensured,
+        state::{CaState, unix},
+    },
+    webhook::standing::Lack,
 };
 
 /// Names of member namespaces that are listed at most.
@@ -54,6 +59,16 @@ pub enum Verdict {
     Deleting,
 }
 
+impl Verdict {
+    /// The same, and that a deletion waits besides, if it does.
+    pub(super) fn while_held(mut self, held: bool, observed: &Observed) -> Self {
+        if held && let Self::Stalled { message, .. } | Self::Failed { message, .. } = &mut self {
+            *message = format!("{message}; {}", self::held(observed));
+        }
+        self
+    }
+}
+
 /// What a status is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -65,6 +80,8 @@ pub struct Facts<'a> {
     pub rotation: Option<&'a Ensured>,
     /// How the reconcile ended.
     pub verdict: &'a Verdict,
+    /// What the webhook lacks, if anything.
+    pub webhook: Option<&'a Lack>,
     /// Time of the reconcile.
     pub now: SystemTime,
 }
@@ -78,15 +95,11 @@ pub fn build(facts: Facts<'_>) -> MeshStatus {
         observed_generation: mesh.metadata.generation,
         conditions: Vec::new(),
         version: Some(VERSION.into()),
-        mtls_mode: Some(mesh.spec.mtls.mode),
+        mtls_mode: Some(mode_in_force(mesh)),
         certificates: facts.ca.map(|ca| rotation::certificates(ca, facts)).or_else(|| before.certificates.clone()),
         proxies: Some(proxies(facts.observed)),
         namespaces: Some(namespaces(facts.observed)),
     };
-    if matches!(facts.verdict, Verdict::Stalled { reason: reasons::INVALID_SPEC, .. }) {
-        // What is in force is what the last valid spec asked for.
-        status.mtls_mode = before.mtls_mode;
-    }
     status.conditions =
         conditions(facts, &before).into_iter().map(|c| c.finish(mesh, &before.conditions, facts.now)).collect();
     status
@@ -137,42 +150,52 @@ fn bounded(mut message: String) -> String {
 fn conditions(facts: Facts<'_>, before: &MeshStatus) -> Vec<Draft> {
     let as_expected = |kind| draft(kind, false, reasons::AS_EXPECTED, "");
     let mut all = match facts.verdict {
-        Verdict::Done | Verdict::NoSource(_) => match conflict(facts.observed) {
-            None => vec![
+        Verdict::Done | Verdict::NoSource(_) => match (conflicts::with_older(facts.observed), unasked(facts, before)) {
+            (Some(message), _) => stalled(reasons::NAMESPACE_CONFLICT, &message),
+            (None, Some(message)) => reconciling(false, reasons::WEBHOOK_NOT_READY, message),
+            (None, None) => vec![
                 draft(types::READY, true, reasons::RECONCILED, "everything is in place"),
                 as_expected(types::RECONCILING),
                 as_expected(types::STALLED),
                 rotation::progressing(facts).unwrap_or_else(|| as_expected(types::PROGRESSING)),
             ],
-            Some(message) => stalled(reasons::NAMESPACE_CONFLICT, &message),
         },
         Verdict::Stalled { reason, message } => stalled(reason, message),
         Verdict::Failed { reason, message } => {
             // What was in place for this generation still is.
-            let was_ready = before.observed_generation == facts.observed.mesh.metadata.generation
-                && before.conditions.iter().any(|c| c.type_ == types::READY && c.status == "True");
-            vec![
-                draft(types::READY, was_ready, reason, message),
-                draft(types::RECONCILING, true, reason, message),
-                as_expected(types::STALLED),
-                draft(types::PROGRESSING, true, reason, message),
-            ]
+            reconciling(was_ready(facts, before), reason, message)
         }
         Verdict::Held => stalled(reasons::WORKLOADS_PRESENT, &held(facts.observed)),
-        Verdict::Deleting => {
-            let message = "the Mesh is being deleted";
-            vec![
-                draft(types::READY, false, reasons::DELETING, message),
-                draft(types::RECONCILING, true, reasons::DELETING, message),
-                as_expected(types::STALLED),
-                draft(types::PROGRESSING, true, reasons::DELETING, message),
-            ]
-        }
+        Verdict::Deleting => reconciling(false, reasons::DELETING, "the Mesh is being deleted"),
     };
     all.insert(3, available(facts));
     all.push(rotation::trust(facts));
     all.push(degraded(facts));
     all
+}
+
+fn was_ready(facts: Facts<'_>, before: &MeshStatus) -> bool {
+    before.observed_generation == facts.observed.mesh.metadata.generation
+        && before.conditions.iter().any(|c| c.type_ == types::READY && c.status == "True")
+}
+
+/// What the webhook lacks, if pods of the Mesh may start without a sidecar for it. A new leader that has not looked yet takes nobody's
+/// word back.
+fn unasked<'a>(facts: Facts<'a>, before: &MeshStatus) -> Option<&'a str> {
+    let lack = facts.webhook.filter(|lack| match lack.in_force {
+        Some(in_force) => !in_force,
+        None => !was_ready(facts, before),
+    });
+    lack.map(|lack| lack.message.as_str())
+}
+
+fn reconciling(ready: bool, reason: &'static str, message: &str) -> Vec<Draft> {
+    vec![
+        draft(types::READY, ready, reason, message),
+        draft(types::RECONCILING, true, reason, message),
+        draft(types::STALLED, false, reasons::AS_EXPECTED, ""),
+        draft(types::PROGRESSING, true, reason, message),
+    ]
 }
 
 fn stalled(reason: &'static str, message: &str) -> Vec<Draft> {
@@ -184,27 +207,8 @@ fn stalled(reason: &'static str, message: &str) -> Vec<Draft> {
     ]
 }
 
-fn conflict(observed: &Observed) -> Option<String> {
-    let mesh = kube::ResourceExt::name_any(observed.mesh.as_ref());
-    let parts: Vec<String> = observed
-        .conflicts
-        .iter()
-        .take(NAMED)
-        .map(|(namespace, others)| {
-            format!("namespace {namespace} is claimed by Mesh {mesh} and by {}", others.join(", "))
-        })
-        .collect();
-    (!parts.is_empty()).then(|| {
-        format!(
-            "{}: change the namespace's label {} or the Meshes' spec.injection.namespaceSelector so that only one matches; \
-             until then its meshed pods stay as they are and no other joins",
-            parts.join("; "),
-            bowline_crds::names::MESH_LABEL
-        )
-    })
-}
-
-fn held(observed: &Observed) -> String {
+/// What holds a deletion, and what to do.
+pub(super) fn held(observed: &Observed) -> String {
     format!(
         "deletion waits for {} meshed pods: {}; remove the label {} from their namespaces and restart them, or annotate the \
          Mesh with {}=true to delete it all the same",
@@ -226,31 +230,48 @@ fn available(facts: Facts<'_>) -> Draft {
 }
 
 fn degraded(facts: Facts<'_>) -> Draft {
-    let missing = &facts.observed.pods.missing;
+    let Counts { missing, host_network, .. } = &facts.observed.pods;
     match facts.verdict {
         Verdict::Failed { reason, message } | Verdict::Stalled { reason, message } => {
             draft(types::DEGRADED, true, reason, message)
         }
         Verdict::NoSource(message) => draft(types::DEGRADED, true, reasons::NO_AUTHORITY_OFFERED, message),
-        _ if !facts.observed.conflicts.is_empty() => {
-            draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflict(facts.observed).unwrap_or_default())
+        _ if facts.webhook.is_some_and(|lack| lack.is_failure) => {
+            let message = facts.webhook.map(|lack| lack.message.clone()).unwrap_or_default();
+            draft(types::DEGRADED, true, reasons::WEBHOOK_NOT_READY, message)
+        }
+        _ if !facts.observed.lost.is_empty() => {
+            draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflicts::told(facts.observed))
         }
         _ if rotation::risk(facts).is_some() => {
             draft(types::DEGRADED, true, reasons::TRUST_AT_RISK, rotation::risk(facts).unwrap_or_default())
         }
-        _ if !missing.is_empty() => draft(
-            types::DEGRADED,
-            true,
-            reasons::PODS_WITHOUT_SIDECAR,
-            format!(
-                "{} pods of member namespaces carry no sidecar: {}; restart them, or label those that are to stay out with {}=false",
-                missing.len(),
-                named(missing),
-                bowline_crds::names::INJECT_LABEL
-            ),
-        ),
+        _ if !(missing.is_empty() && host_network.is_empty()) => {
+            draft(types::DEGRADED, true, reasons::PODS_WITHOUT_SIDECAR, without_sidecar(&facts.observed.pods))
+        }
         _ => draft(types::DEGRADED, false, reasons::AS_EXPECTED, ""),
     }
+}
+
+fn without_sidecar(Counts { missing, host_network, .. }: &Counts) -> String {
+    let label = bowline_crds::names::INJECT_LABEL;
+    let mut parts = Vec::new();
+    if !missing.is_empty() {
+        parts.push(format!(
+            "{} pods of member namespaces carry no sidecar: {}; restart them, or label those that are to stay out with {label}=false",
+            missing.len(),
+            named(missing),
+        ));
+    }
+    if !host_network.is_empty() {
+        parts.push(format!(
+            "{} pods of member namespaces have hostNetwork and cannot carry a sidecar: {}; label them {label}=false, or remove \
+             hostNetwork",
+            host_network.len(),
+            named(host_network),
+        ));
+    }
+    parts.join("; ")
 }
 
 fn proxies(observed: &Observed) -> ProxiesStatus {
@@ -259,8 +280,8 @@ fn proxies(observed: &Observed) -> ProxiesStatus {
         summary: format!("{}/{}", pods.ready, pods.total),
         total: pods.total,
         ready: pods.ready,
-        missing: u32::try_from(pods.missing.len()).unwrap_or(u32::MAX),
-        missing_pods: pods.missing.iter().take(NAMED).cloned().collect(),
+        missing: u32::try_from(pods.missing.len() + pods.host_network.len()).unwrap_or(u32::MAX),
+        missing_pods: pods.missing.iter().chain(&pods.host_network).take(NAMED).cloned().collect(),
         versions: pods
             .versions
             .iter()
@@ -273,6 +294,7 @@ fn namespaces(observed: &Observed) -> NamespacesStatus {
     NamespacesStatus {
         count: u32::try_from(observed.members.len()).unwrap_or(u32::MAX),
         names: observed.members.iter().take(LISTED).cloned().collect(),
+        selector: selector_in_force(&observed.mesh).map(|(selector, _)| selector.clone()),
     }
 }
 

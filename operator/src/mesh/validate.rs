@@ -1,13 +1,17 @@
 //! Judges what the API server's schema and rules cannot, and what they would have refused had the CRD been current.
 
+pub mod resources;
+pub mod selector;
+
 use std::time::Duration;
 
 use bowline_crds::{
     Mesh, duration,
-    mesh::{Source, rules},
+    mesh::{MtlsMode, Source, rules},
     names::{ABORT_ROTATION_ANNOTATION, DISTRUST_ANNOTATION, ROTATE_ISSUER_ANNOTATION, ROTATE_ROOT_ANNOTATION},
 };
 use bowline_proxy::{bootstrap::ports, identity::spiffe::is_trust_domain};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{ResourceExt, core::Selector};
 
 use crate::ca::ledger::Requests;
@@ -49,8 +53,14 @@ pub enum InvalidSpec {
     #[error("spec.certificates.rotation.afterPercent is {0}: use 10 to 80")]
     Percent(u8),
     /// The selector cannot be one.
-    #[error("spec.injection.namespaceSelector: {0}")]
+    #[error("{0}")]
     Selector(String),
+    /// No pod could have these resources.
+    #[error("{0}")]
+    Resources(&'static str),
+    /// The image cannot be one.
+    #[error("{}", rules::IMAGE)]
+    Image,
     /// A port that cannot be left alone.
     #[error("spec.injection.{field} holds {port}: use 1 to 65535 without the proxy's own ports {:?}", ports::ALL)]
     Port {
@@ -130,11 +140,39 @@ pub fn validate(mesh: &Mesh) -> Result<Valid, InvalidSpec> {
             return Err(InvalidSpec::Port { field, port: *port });
         }
     }
-    if let Some(selector) = injection.namespace_selector.clone() {
-        check_selector(&selector)?;
-        Selector::try_from(selector).map_err(|e| InvalidSpec::Selector(e.to_string()))?;
+    if let Some(selector) = &injection.namespace_selector {
+        selector::judge(selector)?;
+    }
+    if let Some(resources) = &mesh.spec.proxy.resources {
+        resources::judge(resources)?;
+    }
+    if mesh.spec.proxy.image.as_deref().is_some_and(|image| !is_image(image)) {
+        return Err(InvalidSpec::Image);
     }
     Ok(valid)
+}
+
+/// Whether the API server would take this image in a pod.
+#[must_use]
+pub fn is_image(image: &str) -> bool {
+    !image.is_empty() && !image.contains([' ', '\t', '\n'])
+}
+
+/// The selector in force and ready to match: that of the spec, or while the spec is invalid the last valid one, which the status keeps.
+/// Where it keeps none (an older operator wrote it) the spec's own remains, if it can be read.
+#[must_use]
+pub fn selector_in_force(mesh: &Mesh) -> Option<(&LabelSelector, Selector)> {
+    let wanted = mesh.spec.injection.namespace_selector.as_ref();
+    let last = mesh.status.as_ref().and_then(|s| s.namespaces.as_ref()).and_then(|n| n.selector.as_ref());
+    let selector = if validate(mesh).is_ok() { wanted } else { last.or(wanted) };
+    selector.and_then(|selector| Some((selector, selector::judge(selector).ok()?)))
+}
+
+/// The mode in force; see [`selector_in_force`].
+#[must_use]
+pub fn mode_in_force(mesh: &Mesh) -> MtlsMode {
+    let before = mesh.status.as_ref().and_then(|s| s.mtls_mode);
+    before.filter(|_| validate(mesh).is_err()).unwrap_or(mesh.spec.mtls.mode)
 }
 
 /// Longest text of a request that is kept, in characters.
@@ -167,21 +205,6 @@ pub(super) fn distrust(mesh: &Mesh) -> Result<Vec<String>, InvalidSpec> {
         distrust.push(text.to_owned());
     }
     Ok(distrust)
-}
-
-/// What the API server would refuse in the webhook's configuration.
-fn check_selector(selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector) -> Result<(), InvalidSpec> {
-    for e in selector.match_expressions.iter().flatten() {
-        let values = e.values.as_ref().map_or(0, Vec::len);
-        let fault = match e.operator.as_str() {
-            "In" | "NotIn" if values == 0 => "needs values",
-            "Exists" | "DoesNotExist" if values > 0 => "must have no values",
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => continue,
-            _ => "has an unknown operator: use In, NotIn, Exists or DoesNotExist",
-        };
-        return Err(InvalidSpec::Selector(format!("the expression on {:?} {fault}", e.key)));
-    }
-    Ok(())
 }
 
 fn is_label(name: &str) -> bool {
@@ -231,9 +254,33 @@ mod tests {
                 json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "k", "operator": "In" }] } } }),
                 "namespaceSelector",
             ),
+            ("a", json!({ "proxy": { "image": "a b" } }), "spec.proxy.image"),
+            ("a", json!({ "proxy": { "image": "" } }), "spec.proxy.image"),
+            ("a", json!({ "proxy": { "resources": { "limits": { "cpu": "-1" } } } }), "spec.proxy.resources"),
         ] {
             let error = judged(name, spec).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn while_a_spec_is_invalid_the_last_valid_one_decides() {
+        let spec: MeshSpec = serde_json::from_value(json!({
+            "mtls": { "mode": "Permissive" },
+            "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "team", "operator": "in", "values": ["x"] }] } }
+        }))
+        .unwrap();
+        let mut mesh = Mesh::new("a", spec);
+        // Nothing was ever valid.
+        assert!(selector_in_force(&mesh).is_none());
+        let last = json!({ "matchLabels": { "team": "shop" } });
+        let status = json!({ "mtlsMode": "Strict", "namespaces": { "count": 1, "names": [], "selector": last } });
+        mesh.status = serde_json::from_value(status).unwrap();
+        let (selector, _) = selector_in_force(&mesh).unwrap();
+        assert_eq!(serde_json::to_value(selector).unwrap(), last);
+        assert_eq!(mode_in_force(&mesh), MtlsMode::Strict);
+        mesh.spec.injection.namespace_selector = None;
+        assert!(selector_in_force(&mesh).is_none(), "a valid spec without selector has none");
+        assert_eq!(mode_in_force(&mesh), MtlsMode::Permissive);
     }
 }

@@ -1,7 +1,11 @@
 //! The webhook's own CA and serving certificate: a pure function of what the Secret holds, what the webhook's configuration trusts, and
-//! the time. A new CA is trusted first and signs afterwards; an old one goes when it has expired.
+//! the time. A new CA is trusted first and signs afterwards; an old one goes when it has expired. When the Secret is lost it is put back
+//! from memory; where nobody remembers, a new CA is made, and who still serves below an old one goes on until the new one is trusted.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{
@@ -23,6 +27,8 @@ use crate::ca::{
 pub const SECRET_KEY: &str = "serving.json";
 /// Life of the CA.
 pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// Most CAs that are taken over from the configuration: there are two while one follows the other.
+const MOST_KEPT: usize = 4;
 /// Life of the serving certificate.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(60 * 86_400);
 
@@ -68,6 +74,24 @@ pub struct ServingState {
     pub leaf: Authority,
     /// DNS name of the leaf.
     pub host: String,
+    /// Nobody trusts the leaf's CA yet: whoever serves another leaf goes on with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
+}
+
+/// What is known besides the Secret.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// CAs that the webhook's configuration trusts; empty: there is none, so nobody is to be disappointed.
+    pub published: Vec<CertificateDer<'static>>,
+    /// The last good state that this replica read.
+    pub memory: Option<Arc<ServingState>>,
+}
+
+impl Known {
+    fn ids(&self) -> Vec<String> {
+        self.published.iter().map(|der| fingerprint(der)).collect()
+    }
 }
 
 impl ServingState {
@@ -129,41 +153,45 @@ fn due(a: &Authority, percent: u8) -> u64 {
     a.not_before + a.not_after.saturating_sub(a.not_before) / 100 * u64::from(percent)
 }
 
-/// The state as it should be, and whether that differs from what the Secret holds. `published`: ids of the CAs that the webhook's
-/// configuration trusts; empty: there is none, so nobody is to be disappointed. `percent`: of its life, after which a certificate is
+/// The state as it should be, and whether that differs from what the Secret holds. `percent`: of its life, after which a certificate is
 /// replaced.
 ///
 /// # Errors
 /// When a certificate cannot be made.
 pub fn next(
     secret: Option<&Secret>,
-    published: &[String],
+    known: &Known,
     host: &str,
     percent: u8,
     now: SystemTime,
 ) -> Result<(ServingState, bool), CertificateError> {
-    let Some(mut state) = ServingState::read(secret) else { return Ok((fresh(host, now)?, true)) };
-    let before = state.clone();
+    let held = ServingState::read(secret);
+    let Some(mut state) = held.clone().or_else(|| known.memory.as_deref().cloned()) else {
+        return Ok((fresh(&known.published, host, now)?, true));
+    };
+    let published = known.ids();
     if state.cas.last().is_none_or(|newest| due(newest, percent) <= unix(now)) {
         state.cas.push(make_ca(now)?);
     }
-    let signer = signer(&state.cas, published, now).cloned();
+    let signer = signer(&state.cas, &published, now).cloned();
     match signer {
         Some(ca) if is_leaf_due(&state, &ca, host, percent, now) => {
             state.leaf = make_leaf(&ca, host, now)?;
             host.clone_into(&mut state.host);
         }
         Some(_) => {}
-        None => return Ok((fresh(host, now)?, true)),
+        None => return Ok((fresh(&known.published, host, now)?, true)),
     }
+    let trusted = published.is_empty() || state.leaf.root.as_ref().is_some_and(|root| published.contains(root));
+    state.untrusted &= !trusted;
     state.cas.retain(|ca| ca.not_after > unix(now));
-    let changed = state != before;
+    let changed = held != Some(state.clone());
     Ok((state, changed))
 }
 
-/// The newest CA that is trusted already.
+/// The newest CA that is trusted already, of those that can sign.
 fn signer<'a>(cas: &'a [Authority], published: &[String], now: SystemTime) -> Option<&'a Authority> {
-    let valid = || cas.iter().rev().filter(|ca| ca.not_after > unix(now));
+    let valid = || cas.iter().rev().filter(|ca| ca.not_after > unix(now) && ca.material.key.is_some());
     valid().find(|ca| published.contains(&ca.id)).or_else(|| valid().next())
 }
 
@@ -171,9 +199,24 @@ fn is_leaf_due(state: &ServingState, signer: &Authority, host: &str, percent: u8
     state.leaf.root.as_ref() != Some(&signer.id) || due(&state.leaf, percent) <= unix(now) || state.host != host
 }
 
-fn fresh(host: &str, now: SystemTime) -> Result<ServingState, CertificateError> {
+/// A new CA, and beside it those that are trusted already, whose keys are lost: they go when they have expired, as always.
+fn fresh(published: &[CertificateDer<'static>], host: &str, now: SystemTime) -> Result<ServingState, CertificateError> {
     let ca = make_ca(now)?;
-    Ok(ServingState { leaf: make_leaf(&ca, host, now)?, cas: vec![ca], host: host.into() })
+    let leaf = make_leaf(&ca, host, now)?;
+    let kept = published.iter().filter_map(without_key).filter(|old| old.not_after > unix(now));
+    let mut cas: Vec<_> = kept.take(MOST_KEPT).collect();
+    let untrusted = !cas.is_empty();
+    cas.push(ca);
+    Ok(ServingState { cas, leaf, host: host.into(), untrusted })
+}
+
+/// A CA of which there is but the certificate; `None`: it cannot be read.
+fn without_key(der: &CertificateDer<'static>) -> Option<Authority> {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    let certificate = pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), config);
+    let material = Material { certificate, key: None };
+    let (not_before, not_after) = material.dates().ok()?;
+    Some(Authority { id: fingerprint(der), root: None, not_before, not_after, material })
 }
 
 fn make_ca(now: SystemTime) -> Result<Authority, CertificateError> {

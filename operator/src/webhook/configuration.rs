@@ -17,7 +17,6 @@ use k8s_openapi::{
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
-    core::Selector,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
@@ -25,10 +24,7 @@ use crate::{
     ca::state::fingerprint,
     config::{OPERATOR_NAME, WEBHOOK_SERVICE},
     context::Ctx,
-    mesh::{
-        deletion::{Stage, stage},
-        pods,
-    },
+    mesh::{deletion::staying, validate::selector_in_force},
 };
 
 /// Name of the object.
@@ -44,19 +40,6 @@ const TIMEOUT_SECONDS: i32 = 10;
 #[must_use]
 pub fn wanted(ctx: &Ctx, ca_bundle: &str) -> Option<MutatingWebhookConfiguration> {
     build(&staying(ctx), ctx.registry.exempt(), &ctx.config.namespace, ca_bundle)
-}
-
-/// Meshes that are not about to go.
-fn staying(ctx: &Ctx) -> Vec<Arc<Mesh>> {
-    let mut meshes = ctx.registry.all();
-    if meshes.iter().any(|m| m.metadata.deletion_timestamp.is_some()) {
-        let all = ctx.pods.all();
-        meshes.retain(|m| {
-            let counts = pods::count(&m.name_any(), &[], &all);
-            !matches!(stage(m, &counts), Stage::Leaving | Stage::Gone)
-        });
-    }
-    meshes
 }
 
 /// Whether a Mesh is being deleted.
@@ -76,22 +59,9 @@ pub fn build(
     if meshes.is_empty() {
         return None;
     }
-    let by_label = LabelSelector {
-        match_expressions: Some(vec![requirement(MESH_LABEL, "Exists", &[]), not_exempt(exempt)]),
-        match_labels: None,
-    };
-    let selectors = meshes.iter().filter_map(|m| {
-        let mut selector = m.spec.injection.namespace_selector.clone()?;
-        // One that cannot be read selects nothing; the Mesh's status says so.
-        Selector::try_from(selector.clone()).ok()?;
-        let expressions = selector.match_expressions.get_or_insert_default();
-        // Those with the label are asked about already.
-        expressions.push(requirement(MESH_LABEL, "DoesNotExist", &[]));
-        expressions.push(not_exempt(exempt));
-        Some((format!("{}.mesh.inject.bowline.dev", m.name_any()), selector))
-    });
     let client = client_config(namespace, ca_bundle);
-    let webhooks = [("label.inject.bowline.dev".to_owned(), by_label)].into_iter().chain(selectors);
+    let selectors = meshes.iter().filter_map(|m| by_selector(m, exempt));
+    let webhooks = [by_label(exempt)].into_iter().chain(selectors);
     Some(MutatingWebhookConfiguration {
         metadata: ObjectMeta {
             name: Some(NAME.into()),
@@ -100,6 +70,29 @@ pub fn build(
         },
         webhooks: Some(webhooks.map(|(name, selector)| webhook(name, selector, client.clone())).collect()),
     })
+}
+
+/// The webhooks that a Mesh needs: name and namespaces.
+#[must_use]
+pub fn selectors(mesh: &Mesh, exempt: &BTreeSet<String>) -> Vec<(String, LabelSelector)> {
+    [by_label(exempt)].into_iter().chain(by_selector(mesh, exempt)).collect()
+}
+
+fn by_label(exempt: &BTreeSet<String>) -> (String, LabelSelector) {
+    let expressions = vec![requirement(MESH_LABEL, "Exists", &[]), not_exempt(exempt)];
+    let selector = LabelSelector { match_expressions: Some(expressions), match_labels: None };
+    ("label.inject.bowline.dev".to_owned(), selector)
+}
+
+/// One that the API server would refuse must not get into what all Meshes share.
+fn by_selector(mesh: &Mesh, exempt: &BTreeSet<String>) -> Option<(String, LabelSelector)> {
+    let (selector, _) = selector_in_force(mesh)?;
+    let mut selector = selector.clone();
+    let expressions = selector.match_expressions.get_or_insert_default();
+    // Those with the label are asked about already.
+    expressions.push(requirement(MESH_LABEL, "DoesNotExist", &[]));
+    expressions.push(not_exempt(exempt));
+    Some((format!("{}.mesh.inject.bowline.dev", mesh.name_any()), selector))
 }
 
 fn webhook(name: String, namespaces: LabelSelector, client_config: WebhookClientConfig) -> MutatingWebhook {
@@ -164,6 +157,13 @@ pub fn is_current(seen: &MutatingWebhookConfiguration, wanted: &MutatingWebhookC
     labelled && seen.webhooks == wanted.webhooks
 }
 
+/// The CAs that the configuration trusts, PEM.
+#[must_use]
+pub fn bundle(seen: &MutatingWebhookConfiguration) -> String {
+    let bundle = seen.webhooks.iter().flatten().find_map(|w| w.client_config.ca_bundle.clone());
+    bundle.and_then(|b| String::from_utf8(b.0).ok()).unwrap_or_default()
+}
+
 /// Ids of the CAs that the configuration trusts.
 #[must_use]
 pub fn published(seen: &MutatingWebhookConfiguration) -> Vec<String> {
@@ -209,9 +209,7 @@ pub async fn delete(client: &Client) -> kube::Result<()> {
 pub async fn withdraw(ctx: &Ctx) -> kube::Result<()> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(ctx.client.clone());
     let Some(seen) = api.get_opt(NAME).await? else { return Ok(()) };
-    let bundle = seen.webhooks.iter().flatten().find_map(|w| w.client_config.ca_bundle.clone());
-    let bundle = bundle.and_then(|b| String::from_utf8(b.0).ok()).unwrap_or_default();
-    match wanted(ctx, &bundle) {
+    match wanted(ctx, &bundle(&seen)) {
         None => delete(&ctx.client).await,
         Some(wanted) if is_current(&seen, &wanted) => Ok(()),
         Some(wanted) => apply(&ctx.client, &wanted).await,

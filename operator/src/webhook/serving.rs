@@ -2,6 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
@@ -9,16 +10,60 @@ use kube::{
     api::PostParams,
     runtime::{WatchStreamExt, watcher::watch_object},
 };
+use rustls::sign::CertifiedKey;
 
 use super::{
     WebhookError,
-    certificate::{SECRET_KEY, ServingState},
+    certificate::{CertificateError, SECRET_KEY, ServingState},
     secrets,
 };
 use crate::{
     config::{OPERATOR_NAME, WEBHOOK_SECRET},
     context::{Ctx, TaskResult},
 };
+
+/// What this replica's webhook server serves, and the state that it stands in: the last good ones.
+#[derive(Debug, Default)]
+pub struct Serving {
+    key: ArcSwapOption<CertifiedKey>,
+    state: ArcSwapOption<ServingState>,
+}
+
+impl Serving {
+    /// For the next handshake; `None`: nothing was loaded yet.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<CertifiedKey>> {
+        self.key.load_full()
+    }
+
+    /// Serves this from now on.
+    pub fn store(&self, key: Option<Arc<CertifiedKey>>) {
+        self.key.store(key);
+    }
+
+    /// The last good state that was read.
+    #[must_use]
+    pub fn state(&self) -> Option<Arc<ServingState>> {
+        self.state.load_full()
+    }
+
+    /// Takes over what the Secret holds; when the certificate that is served then ends, in seconds since the Unix epoch. `None`: it is
+    /// served later, when it is trusted, and another is served meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be used; nothing is changed then.
+    pub fn take(&self, state: ServingState) -> Result<Option<u64>, CertificateError> {
+        let key = state.certified_key()?;
+        let not_after = state.leaf.not_after;
+        let waits = state.untrusted && self.key.load().is_some();
+        self.state.store(Some(Arc::new(state)));
+        if waits {
+            return Ok(None);
+        }
+        self.store(Some(Arc::new(key)));
+        Ok(Some(not_after))
+    }
+}
 
 /// Keeps [`Ctx::serving`] fresh for as long as it is polled, on every replica. What cannot be used changes nothing.
 ///
@@ -37,11 +82,11 @@ pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
             }
         };
         let Some(state) = ServingState::read(secret.as_ref()) else { continue };
-        match state.certified_key() {
-            Ok(key) => {
-                ctx.serving.store(Some(Arc::new(key)));
-                let at = i64::try_from(state.leaf.not_after).unwrap_or(i64::MAX);
-                ctx.metrics.webhook_certificate_not_after.set(at);
+        match ctx.serving.take(state) {
+            Ok(not_after) => {
+                if let Some(at) = not_after {
+                    ctx.metrics.webhook_certificate_not_after.set(i64::try_from(at).unwrap_or(i64::MAX));
+                }
                 gate.set(true);
             }
             Err(error) => tracing::error!(%error, "the last good certificate of the webhook stays in force"),

@@ -1,12 +1,22 @@
 //! Two candidates and one Lease.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use bowline_operator::leader::{DEADLINE, Elector, LEASE};
+use bowline_operator::{
+    context::{Ctx, Shutdown, TaskResult},
+    leader::{self, DEADLINE, Elector, LEASE},
+    telemetry::MeshLabel,
+};
 use http::Method;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
-use crate::server::{Fault, Server};
+use crate::{
+    mesh::World,
+    server::{Fault, Server},
+};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/bowline-system/leases";
 
@@ -81,4 +91,60 @@ async fn a_conflict_is_resolved_by_reading() {
     assert_eq!(holder(&server), "b");
     a.release().await;
     assert_eq!(holder(&server), "b", "the Lease of another was given back");
+}
+
+/// What the leader measures of a Mesh while it leads.
+async fn measure(ctx: Arc<Ctx>) -> TaskResult {
+    let label = MeshLabel { mesh: "default".into() };
+    ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(3);
+    ctx.metrics.rotation.at_risk.get_or_create(&label).set(1);
+    ctx.metrics.queue.mark("mesh", ["default", "other"].map(str::to_owned));
+    ctx.metrics.queue.started("mesh", "default");
+    std::future::pending().await
+}
+
+const MEASURED: [&str; 4] = [
+    r#"bowline_mesh_pods_without_sidecar{mesh="default"} 3"#,
+    r#"bowline_ca_trust_at_risk{mesh="default"} 1"#,
+    r#"workqueue_depth{name="mesh"} 1"#,
+    r#"controller_runtime_active_workers{controller="mesh"} 1"#,
+];
+
+fn leads(ctx: &Ctx) -> bool {
+    let text = ctx.metrics.encode().unwrap();
+    let leads = text.contains(r#"leader_election_master_status{name="bowline-operator"} 1"#);
+    // Said by every replica from the start, or nobody could be told that none leads.
+    assert!(leads || text.contains(r#"leader_election_master_status{name="bowline-operator"} 0"#), "{text}");
+    for line in MEASURED {
+        assert_eq!(text.contains(line), leads, "{line}, leading {leads}:\n{text}");
+    }
+    leads
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leads_no_longer_says_nothing_more_of_meshes() {
+    let world = World::settled().await;
+    let (_ask, shutdown) = Shutdown::new();
+    let replica = |name: &str| {
+        let mut ctx = world.ctx();
+        ctx.config.pod_name = name.into();
+        ctx.shutdown = shutdown.clone();
+        let ctx = Arc::new(ctx);
+        let (lead, led) = watch::channel(false);
+        (ctx.clone(), led, tokio::spawn(leader::run(ctx, lead, measure)))
+    };
+    let (a, mut a_leads, _a) = replica("a");
+    timeout(LEASE, a_leads.wait_for(|leads| *leads)).await.expect("a leads").unwrap();
+    let (b, mut b_leads, _b) = replica("b");
+    tokio::time::sleep(LEASE).await;
+    assert_eq!((leads(&a), leads(&b)), (true, false));
+
+    let path = format!("{LEASES}/bowline-operator");
+    let mut lease = world.server.get(&path).expect("Lease");
+    lease["spec"]["holderIdentity"] = "b".into();
+    world.server.put(&path, lease);
+    timeout(LEASE, a_leads.wait_for(|leads| !*leads)).await.expect("a notices").unwrap();
+    timeout(LEASE, b_leads.wait_for(|leads| *leads)).await.expect("b leads").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((leads(&a), leads(&b)), (false, true));
 }

@@ -1,11 +1,14 @@
 //! A Mesh from its first reconcile to its end, with everything that can go wrong on the way.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bowline_crds::Mesh;
 use bowline_operator::{
     admin::Readiness,
-    ca::Authorities,
+    ca::{Authorities, restore},
     cache::Cache,
     config::Config,
     context::{Ctx, Shutdown},
@@ -13,6 +16,7 @@ use bowline_operator::{
     mesh::reconcile::{ReconcileError, reconcile},
     meshes::Registry,
     telemetry::Metrics,
+    webhook::{configuration, standing::Standing},
 };
 use http::Method;
 use k8s_openapi::{
@@ -35,15 +39,23 @@ pub(crate) struct World {
     memory: Authorities,
     tls: Tls,
     hub: Hub,
+    /// What the webhook's reconciler says; `None`: that all is well.
+    pub(crate) webhook: Option<watch::Sender<Standing>>,
+    pub(crate) webhook_port: u16,
+    /// How far its clock is ahead.
+    later: Duration,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self {
             server: Server::default(),
             memory: Authorities::new(),
             tls: Tls::default(),
             hub: Hub::new(Measures::default()),
+            webhook: None,
+            webhook_port: 9443,
+            later: Duration::ZERO,
         };
         world.server.put(MESH, mesh("default", json!({})));
         world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
@@ -61,7 +73,7 @@ impl World {
         world
     }
 
-    fn namespace(&self, name: &str, labels: Value) {
+    pub(crate) fn namespace(&self, name: &str, labels: Value) {
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
         self.server.put(&format!("/api/v1/namespaces/{name}"), object);
     }
@@ -81,16 +93,18 @@ impl World {
         of_kind.map(|p| serde_json::from_value(self.server.get(&p).unwrap()).unwrap()).collect()
     }
 
-    fn ctx(&self) -> Ctx {
+    pub(crate) fn ctx(&self) -> Ctx {
         let client = self.server.client();
-        Ctx {
+        let ctx = Ctx {
             registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
             namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
             pods: Cache::of(self.all::<Pod>("pods", 7)),
             authorities: self.memory.clone(),
             evidence: bowline_operator::control::Evidence::default(),
             tls: self.tls.clone(),
+            control_ips: watch::Sender::new(Some(vec![[10, 96, 0, 7].into()])),
             metrics: Metrics::default(),
+            webhook: self.webhook.clone().unwrap_or_default(),
             recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
             serving: Arc::default(),
             readiness: Readiness::default(),
@@ -103,11 +117,15 @@ impl World {
                 proxy_image: "proxy:1".into(),
                 cluster_domain: "cluster.local".into(),
                 admin_port: 8080,
-                webhook_port: 9443,
+                webhook_port: self.webhook_port,
                 control_port: 15_010,
                 log: "info".into(),
             },
+        };
+        if self.webhook.is_none() {
+            ctx.webhook.send_replace(Standing::good(configuration::wanted(&ctx, "").as_ref()));
         }
+        ctx
     }
 
     /// One reconcile with caches as fresh as can be; the memory sees the Secret afterwards.
@@ -117,11 +135,11 @@ impl World {
         ended
     }
 
-    async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
+    pub(crate) async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
         let ctx = self.ctx();
         let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
         let mesh = ctx.registry.get(name).expect("Mesh");
-        reconcile(&ctx, &config_maps, mesh, SystemTime::now()).await.map(|_| ())
+        reconcile(&ctx, &config_maps, mesh, SystemTime::now() + self.later).await.map(|_| ())
     }
 
     /// What the watch on the Secret would do.
@@ -150,7 +168,7 @@ impl World {
     }
 }
 
-fn mesh(name: &str, spec: Value) -> Value {
+pub(crate) fn mesh(name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "spec": spec,
         "metadata": { "name": name, "uid": format!("uid-{name}"), "generation": 1 }
@@ -175,6 +193,7 @@ async fn from_nothing_to_ready_and_then_silent() {
     assert!(bundle["data"]["bundle.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
     let info: Value = serde_json::from_str(bundle["data"]["mesh.json"].as_str().unwrap()).unwrap();
     assert_eq!(info["controlAddress"], "bowline-control.bowline-system.svc.cluster.local.:15010");
+    assert_eq!(info["controlIps"], json!(["10.96.0.7"]));
     assert_eq!(info["controlIdentity"], "spiffe://cluster.local/ns/bowline-system/sa/bowline-operator");
     assert!(!bundle.to_string().contains("PRIVATE"));
     assert!(world.events().contains("AuthorityCreated"), "{}", world.events());
@@ -247,15 +266,75 @@ async fn a_lost_secret_waits_for_a_person_and_never_gets_another_root_unasked() 
     world.round().await.expect("told");
     let (status, reason, message) = world.condition("default", "Stalled");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "CaStateLost"));
-    assert!(message.contains("bowline.dev/accept-new-root=true") && message.contains("backup"), "{message}");
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    let lost = lost.as_str().unwrap();
+    assert!(
+        message.contains(&format!("bowline.dev/accept-new-root={lost}")) && message.contains("backup"),
+        "{message}"
+    );
     assert!(world.server.get(SECRET).is_none());
     assert!(world.server.get(BUNDLE).is_some(), "the bundle that workloads trust went away");
-    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "true" }));
+    let accept = |world: &World, text: &str| {
+        world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": text }));
+    };
+    accept(&world, "true");
+    world.later = Duration::from_secs(60);
+    world.round().await.expect("told");
+    assert!(world.server.get(SECRET).is_none(), "whoever names no root accepted nothing");
+    accept(&world, lost);
     world.round().await.expect("a new root");
     assert!(world.server.get(SECRET).is_some());
     let info = world.server.get(BUNDLE).unwrap()["data"]["mesh.json"].as_str().unwrap().to_owned();
     assert!(info.contains(r#""bundleSequence":2"#), "{info}");
     assert_eq!(world.condition("default", "Ready").0, "True");
+
+    // The annotation is still there, and says nothing about the root that came after.
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    for later in [60, 120] {
+        world.later = Duration::from_secs(later);
+        world.round().await.expect("told");
+        assert_eq!(world.condition("default", "Stalled").1, "CaStateLost");
+        assert!(world.server.get(SECRET).is_none(), "a new root was made unasked");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_root_is_known_by_the_bundles_that_are_mounted() {
+    let mut world = World::settled().await;
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    let told = |world: &World| world.condition("default", "Stalled").2;
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains(&format!("accept-new-root={}", lost.as_str().unwrap())), "{}", told(&world));
+    // Its number is all that is left of it.
+    world.change(BUNDLE, |m| m["data"]["bundle.pem"] = "".into());
+    world.change(MESH, |m| m["status"] = json!({ "conditions": [] }));
+    world.round().await.expect("told");
+    assert!(told(&world).contains("accept-new-root=sequence-1"), "{}", told(&world));
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": "sequence-1" }));
+    world.later = Duration::from_secs(60);
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
+}
+
+#[tokio::test]
+async fn a_replica_that_remembers_the_state_has_its_time_before_a_new_root_is_made() {
+    let mut world = World::settled().await;
+    let lost = world.server.get(MESH).unwrap()["status"]["certificates"]["roots"][0]["fingerprint"].clone();
+    world.change(MESH, |m| m["metadata"]["annotations"] = json!({ "bowline.dev/accept-new-root": lost }));
+    world.server.remove(SECRET);
+    world.memory = Authorities::new();
+    for seconds in [0, 5, 14] {
+        world.later = Duration::from_secs(seconds);
+        world.round().await.expect("told");
+        assert!(world.server.get(SECRET).is_none(), "after {seconds} seconds");
+    }
+    world.later = Duration::from_secs(16);
+    world.round().await.expect("a new root");
+    assert!(world.server.get(SECRET).is_some());
 }
 
 #[tokio::test]
@@ -290,45 +369,6 @@ async fn a_bundle_leaves_with_the_last_meshed_pod() {
 }
 
 #[tokio::test]
-async fn two_meshes_that_claim_one_namespace_both_say_so_and_nothing_moves() {
-    let world = World::settled().await;
-    let rival = "/apis/bowline.dev/v1alpha1/meshes/rival";
-    world.server.put(rival, mesh("rival", json!({ "injection": { "namespaceSelector": {} } })));
-    world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
-    for _ in 0..2 {
-        world.round().await.unwrap();
-        world.round_of("rival").await.unwrap();
-    }
-    for (name, other) in [("default", "rival"), ("rival", "default")] {
-        let (status, reason, message) = world.condition(name, "Stalled");
-        assert_eq!((status.as_str(), reason.as_str()), ("True", "NamespaceConflict"), "{name}");
-        assert!(message.contains("shop") && message.contains(other), "{message}");
-    }
-    assert!(world.server.get(BUNDLE).is_some(), "existing membership was touched");
-    assert!(world.server.get("/api/v1/namespaces/shop/configmaps/bowline-trust-rival").is_none());
-    world.server.remove(rival);
-    world.round().await.unwrap();
-    assert_eq!(world.condition("default", "Ready").0, "True");
-}
-
-#[tokio::test]
-async fn a_spec_that_only_the_operator_can_judge_stalls_and_takes_nothing_away() {
-    let world = World::settled().await;
-    world.change(MESH, |m| {
-        m["metadata"]["generation"] = 2.into();
-        m["spec"] =
-            json!({ "injection": { "namespaceSelector": { "matchExpressions": [{ "key": "a", "operator": "Is" }] } } });
-    });
-    world.round().await.expect("told");
-    let (status, reason, message) = world.condition("default", "Stalled");
-    assert_eq!((status.as_str(), reason.as_str()), ("True", "InvalidSpec"));
-    assert!(message.contains("spec.injection.namespaceSelector"), "{message}");
-    assert_eq!(world.server.get(MESH).unwrap()["status"]["observedGeneration"], 2);
-    assert!(world.server.get(BUNDLE).is_some());
-    assert_eq!(world.condition("default", "Available").0, "True");
-}
-
-#[tokio::test]
 async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     let world = World::settled().await;
     let configuration = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
@@ -341,7 +381,21 @@ async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     assert!(message.contains("shop/web") && message.contains("bowline.dev/force-delete=true"), "{message}");
     assert!(world.server.get(BUNDLE).is_some() && world.server.get(configuration).is_some());
 
+    // Whoever is still in it is cared for as before.
+    world.server.remove(BUNDLE);
+    world.round().await.unwrap();
+    assert!(world.server.get(BUNDLE).is_some(), "a deletion that is held took the bundle away");
+    assert_eq!(world.condition("default", "Ready").1, "WorkloadsPresent");
+
+    assert_eq!(restore::lost(&world.ctx()), [""; 0]);
+    world.memory.observe(None);
+    assert_eq!(restore::lost(&world.ctx()), ["default"], "no replica would put the CA's state back");
+    world.look();
+
     world.server.remove("/api/v1/namespaces/shop/pods/web");
+    world.memory.observe(None);
+    assert_eq!(restore::lost(&world.ctx()), [""; 0], "what goes is put back");
+    world.look();
     world.server.fail(Method::DELETE, "/configmaps/", Fault::Status(500), 1);
     assert!(world.round().await.is_err());
     assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!(["bowline.dev/mesh"]));
@@ -362,4 +416,75 @@ async fn deletion_can_be_forced() {
     world.round().await.expect("gone");
     assert!(world.server.get(BUNDLE).is_none());
     assert_eq!(world.server.get(MESH).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+const CERTIFICATE: &str = "/apis/cert-manager.io/v1/namespaces/bowline-system/certificates/bowline-issuer";
+
+#[tokio::test]
+async fn two_meshes_do_not_fight_over_one_certificate() {
+    let world = World::new();
+    let source = json!({ "certificates": { "source": { "certManager": { "issuerRef": { "name": "root" } } } } });
+    world.change(MESH, |m| m["spec"] = source.clone());
+    world.server.put("/apis/bowline.dev/v1alpha1/meshes/other", mesh("other", source));
+    let round = async |name: &str| {
+        let _no_offer_yet = world.round_of(name).await;
+        world.server.writes()
+    };
+    let of_certificate = |writes: &[String]| writes.iter().filter(|w| w.ends_with(CERTIFICATE)).count();
+    for mesh in ["default", "other"] {
+        round(mesh).await;
+    }
+    assert_eq!(of_certificate(&round("default").await), 1);
+    let made = world.server.get(CERTIFICATE).unwrap();
+    assert_eq!(made["spec"]["commonName"], "default issuer");
+    // cert-manager and others add what they like.
+    world.change(CERTIFICATE, |c| {
+        c["spec"]["issuerRef"]["note"] = "mine".into();
+        c["metadata"]["labels"]["team"] = "a".into();
+        c["status"] = json!({ "revision": 1 });
+    });
+    for mesh in ["other", "default", "other", "default"] {
+        assert_eq!(of_certificate(&round(mesh).await), 0, "{mesh} wrote although nothing was to be done");
+    }
+    let (stalled, reason, message) = world.condition("other", "Stalled");
+    assert_eq!((stalled.as_str(), reason.as_str()), ("True", "NoAuthorityOffered"));
+    assert!(message.contains("belongs to Mesh default") && message.contains("secretName"), "{message}");
+
+    // What differs is put right, by its owner.
+    world.change(CERTIFICATE, |c| c["spec"]["isCA"] = false.into());
+    assert_eq!(of_certificate(&round("other").await), 0);
+    assert_eq!(of_certificate(&round("default").await), 1);
+    assert_eq!(world.server.get(CERTIFICATE).unwrap()["spec"]["isCA"], true);
+
+    // Whoever has to do without it does not take it away.
+    let other = "/apis/bowline.dev/v1alpha1/meshes/other";
+    world.change(other, |m| {
+        m["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        m["status"]["certificates"] = json!({ "source": "CertManager/bowline-issuer", "bundleSequence": 0 });
+    });
+    round("other").await;
+    assert!(world.server.get(CERTIFICATE).is_some());
+    assert_eq!(world.server.get(other).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_left_alone() {
+    let world = World::new();
+    world.change(MESH, |m| {
+        m["spec"] = json!({ "certificates": { "source": { "certManager": { "issuerRef": { "name": "root" } } } } });
+    });
+    let theirs = json!({ "apiVersion": "cert-manager.io/v1", "kind": "Certificate", "spec": { "secretName": "x" },
+                         "metadata": { "name": "bowline-issuer", "namespace": "bowline-system" } });
+    world.server.put(CERTIFICATE, theirs);
+    let before = world.server.get(CERTIFICATE).unwrap();
+    for _ in 0..3 {
+        world.round().await.expect("told");
+    }
+    assert_eq!(world.server.get(CERTIFICATE).unwrap(), before);
+    let message = world.condition("default", "Stalled").2;
+    assert!(message.contains("somebody else") && message.contains("delete that Certificate"), "{message}");
+    // Deleted as the message says: the operator makes its own at once.
+    world.server.remove(CERTIFICATE);
+    let _no_offer_yet = world.round().await;
+    assert_eq!(world.server.get(CERTIFICATE).unwrap()["spec"]["commonName"], "default issuer");
 }

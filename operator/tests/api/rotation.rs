@@ -142,6 +142,30 @@ fn source(params: &CertificateParams, root_key: &KeyPair, root_pem: &str) -> Val
 }
 
 #[tokio::test]
+async fn a_namespace_that_cannot_be_written_is_named_and_holds_a_rotation_only_where_pods_may_start() {
+    let world = World::settled().await;
+    let old = root(&world);
+    world.namespace("stuck", json!({ "bowline.dev/mesh": "default" }));
+    world.round().await.unwrap();
+    // It has an old bundle, which whoever starts there mounts.
+    world.server.fail(Method::PATCH, "/namespaces/stuck/configmaps/", Fault::Status(500), 12);
+    // It never got one, so nobody can start there.
+    world.namespace("full", json!({ "bowline.dev/mesh": "default" }));
+    world.server.fail(Method::PATCH, "/namespaces/full/configmaps/", Fault::Status(403), usize::MAX);
+    ask(&world, "bowline.dev/rotate-root", "1");
+    for _ in 0..10 {
+        assert!(world.round().await.is_err());
+    }
+    let rotation = certificates(&world)["rotation"].clone();
+    assert_eq!(rotation["waitingFor"], json!(["Namespace stuck"]), "{rotation}");
+    assert!(rotation["message"].as_str().unwrap().contains("the bundle to reach 1 namespaces"), "{rotation}");
+    assert!(rotation["waitingUntil"].is_string(), "{rotation}");
+    until_steady(&world).await;
+    assert_ne!(root(&world), old);
+    assert_eq!(world.condition("default", "Degraded").1, "Forbidden", "the other one is still told");
+}
+
+#[tokio::test]
 async fn a_source_is_awaited_judged_and_followed() {
     let world = World::settled().await;
     let built_in = root(&world);

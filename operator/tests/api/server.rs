@@ -17,6 +17,13 @@ use serde_json::{Value, json};
 pub(crate) enum Fault {
     /// Refused with this status; nothing is written.
     Status(u16),
+    /// Refused with 403 in these words and for this cause.
+    Forbidden {
+        /// The message.
+        message: &'static str,
+        /// Reason of its only cause.
+        cause: &'static str,
+    },
     /// Written, but the answer is a 500.
     LostAnswer,
 }
@@ -90,6 +97,12 @@ impl Server {
         let fault = state.fault(&parts.method, &path);
         if let Some(Fault::Status(code)) = fault {
             return respond(code, &status(code));
+        }
+        if let Some(Fault::Forbidden { message, cause }) = fault {
+            let mut refusal = status(403);
+            refusal["message"] = message.into();
+            refusal["details"] = json!({ "causes": [{ "reason": cause, "message": "", "field": "" }] });
+            return respond(403, &refusal);
         }
         let (code, answer) = state.carry_out(&parts.method, &path, body);
         match fault {

@@ -56,8 +56,13 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) async fn start() -> Self {
+        Self::serving_on(Duration::ZERO).await
+    }
+
+    /// One that serves on for that long when it is stopped.
+    pub(crate) async fn serving_on(serves_on: Duration) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (stop, shutdown) = Shutdown::new();
+        let (stop, shutdown) = Shutdown::serving_on(serves_on);
         let ctx = Arc::new(context(shutdown));
         let measures = Measures::default();
         measures.register(&ctx.metrics);
@@ -152,7 +157,9 @@ pub(crate) fn context(shutdown: Shutdown) -> Ctx {
         authorities: authorities(),
         evidence: Evidence::default(),
         tls: Tls::default(),
+        control_ips: watch::Sender::default(),
         metrics: Metrics::default(),
+        webhook: watch::Sender::default(),
         recorder: Recorder::new(client.clone(), Reporter::from("test")),
         serving: Arc::default(),
         readiness: Readiness::default(),

@@ -2,7 +2,7 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::{
-    control::apply::{Address, Bundle, Endpoint, Protocol, ServiceKey, ServicePort},
+    control::apply::{Address, Bundle, Endpoint, Protocol, Selection, ServiceKey, ServicePort},
     identity::{
         key::Key,
         leaf::Leaf,
@@ -86,10 +86,13 @@ async fn the_dump_shows_what_is_known_and_no_key() {
         identity: None,
         pod: "api-1".into(),
         zone: String::new(),
+        node: String::new(),
         draining: false,
     };
     let port = ServicePort { port: 80, name: "http".into(), protocol: Protocol::Http1, endpoints: vec![endpoint] };
-    admin.state.set_service(key.clone(), Some(Arc::new(Service { key, ports: vec![port] })));
+    admin
+        .state
+        .set_service(key.clone(), Some(Arc::new(Service { key, ports: vec![port], selection: Selection::default() })));
     admin.state.set_address([9, 9, 9, 9].into(), None);
     let dump: Value = serde_json::from_str(&body(admin.admin("/config")).await).unwrap();
     assert_eq!(dump["identity"]["id"], "spiffe://mesh.test/ns/shop/sa/web");

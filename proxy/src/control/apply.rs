@@ -129,6 +129,17 @@ pub struct Service {
     pub key: ServiceKey,
     /// Its ports, ascending by number.
     pub ports: Vec<ServicePort>,
+    /// Which of its endpoints a caller may use.
+    pub selection: Selection,
+}
+
+/// Which of a Service's endpoints a caller may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// Those of its own node.
+    pub local: bool,
+    /// Always the same one.
+    pub affine: bool,
 }
 
 /// A port of a Service and who serves it.
@@ -157,7 +168,9 @@ pub struct Endpoint {
     pub pod: String,
     /// Topology zone, possibly empty.
     pub zone: String,
-    /// Finishes what it has and is given nothing new.
+    /// Name of the node, possibly empty.
+    pub node: String,
+    /// Finishes what it has; is given something new only where all others do as much.
     pub draining: bool,
 }
 
@@ -282,6 +295,7 @@ fn service(s: proto::Service) -> Result<Service, ApplyError> {
                         identity: identity.clone(),
                         pod: e.pod.clone(),
                         zone: e.zone.clone(),
+                        node: e.node.clone(),
                         draining: e.draining,
                     });
                 }
@@ -289,7 +303,8 @@ fn service(s: proto::Service) -> Result<Service, ApplyError> {
         }
     }
     ports.sort_by_key(|p| p.port);
-    Ok(Service { key: ServiceKey { namespace: s.namespace, name: s.name }, ports })
+    let selection = Selection { local: s.local, affine: s.affine };
+    Ok(Service { key: ServiceKey { namespace: s.namespace, name: s.name }, ports, selection })
 }
 
 fn identity(uri: &str) -> Result<Option<SpiffeId>, ApplyError> {
@@ -334,6 +349,7 @@ mod tests {
                 target_ports: vec![0, 8080],
                 endpoints: vec![proto::Endpoint { ip: "10.0.0.1".into(), ..Default::default() }],
             }],
+            ..Default::default()
         };
         let Checked::Service(s) = check(ResourceType::Service.into(), &encoded(&s)).unwrap() else { panic!("type") };
         assert_eq!(s.ports[0].port, 80);

@@ -3,6 +3,8 @@
 use std::{
     error::Error,
     io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,6 +32,8 @@ use crate::{
 
 /// How long name resolution, connection and handshake may take together.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the pod's own DNS has before the addresses in mesh.json are tried beside it: a resolver that is not there is silent.
+const DNS_PATIENCE: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -82,14 +86,15 @@ pub async fn connect(
         .keep_alive_timeout(KEEPALIVE_DEADLINE)
         .keep_alive_while_idle(true);
     let tls = TlsConnector::from(Arc::new(config(mesh, bundle, leaf)?));
-    let address = mesh.control_address.clone();
+    let (address, ips) = (mesh.control_address.clone(), mesh.control_ips.clone());
     let server = Arc::new(Mutex::new(Vec::new()));
     let presented = Arc::clone(&server);
     let connector = tower::service_fn(move |_: http::Uri| {
-        let (address, name, tls, presented) = (address.clone(), name.clone(), tls.clone(), Arc::clone(&presented));
+        let (address, ips) = (address.clone(), ips.clone());
+        let (name, tls, presented) = (name.clone(), tls.clone(), Arc::clone(&presented));
         async move {
             let whole = async {
-                let tcp = TcpStream::connect(address).await?;
+                let tcp = reach(&address, &ips).await?;
                 tcp.set_nodelay(true)?;
                 tls.connect(name, tcp).await
             };
@@ -107,6 +112,30 @@ pub async fn connect(
         .map_err(|e| DialError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })?;
     let chain = std::mem::take(&mut *server.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((channel, chain))
+}
+
+/// By name, and where the name leads nowhere by the addresses that the operator published: who answers must prove the same either way.
+async fn reach(address: &str, ips: &[IpAddr]) -> io::Result<TcpStream> {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let known: Vec<SocketAddr> = port.iter().flat_map(|port| ips.iter().map(|ip| (*ip, *port).into())).collect();
+    let mut named = pin!(TcpStream::connect(address));
+    if known.is_empty() {
+        return named.await;
+    }
+    let by_name = match tokio::time::timeout(DNS_PATIENCE, named.as_mut()).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let mut by_ip = pin!(TcpStream::connect(&*known));
+            tokio::select! {
+                Ok(stream) = named.as_mut() => return Ok(stream),
+                Ok(stream) = by_ip.as_mut() => return Ok(stream),
+                else => return Err(io::Error::other(format!("neither by name nor at {known:?}"))),
+            }
+        }
+    };
+    let by_ip = TcpStream::connect(&*known).await;
+    by_ip.map_err(|error| io::Error::new(error.kind(), format!("by name: {by_name}; at {known:?}: {error}")))
 }
 
 fn config(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<ClientConfig, DialError> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{expect::Gate, idle::Carried};
+use super::{expect::Gate, idle::Carried, window::Held};
 use crate::pool::{Candidate, Connection1, Pool1, Stream2};
 
 /// A body and what is to be done when it ends.
@@ -32,7 +32,8 @@ enum Kind {
     },
     Once(Bytes),
     Hyper(Incoming),
-    H2(h2::RecvStream),
+    /// With what of it the next hop has not taken.
+    H2(h2::RecvStream, Option<Held>),
 }
 
 /// Why a body broke off.
@@ -98,7 +99,7 @@ impl Payload {
     }
 
     pub(crate) fn h2(body: h2::RecvStream) -> Self {
-        let kind = if body.is_end_stream() { Kind::Empty } else { Kind::H2(body) };
+        let kind = if body.is_end_stream() { Kind::Empty } else { Kind::H2(body, Some(Held::new())) };
         Self { kind, guard: None, carried: None }
     }
 
@@ -125,7 +126,7 @@ impl Payload {
             *ended |= match &self.kind {
                 Kind::Empty => true,
                 Kind::Hyper(body) => body.is_end_stream(),
-                Kind::Once(_) | Kind::H2(_) | Kind::Held { .. } => false,
+                Kind::Once(_) | Kind::H2(..) | Kind::Held { .. } => false,
             };
         }
     }
@@ -165,13 +166,17 @@ impl Body for Payload {
                     Some(frame.map_err(BodyError::from))
                 }
             },
-            Kind::H2(body) => match ready!(poll_h2(body, cx)) {
-                None => {
+            Kind::H2(body, held) => {
+                // Whoever asks for more has taken what there was.
+                *held = None;
+                let frame = ready!(poll_h2(body, cx));
+                if frame.is_none() {
                     this.kind = Kind::Empty;
-                    None
+                } else if !body.is_end_stream() {
+                    *held = Some(Held::new());
                 }
-                frame => frame,
-            },
+                frame
+            }
         };
         this.note_end();
         Poll::Ready(frame)
@@ -182,7 +187,7 @@ impl Body for Payload {
             Kind::Empty => true,
             Kind::Once(_) => false,
             Kind::Hyper(body) | Kind::Held { body, .. } => body.is_end_stream(),
-            Kind::H2(body) => body.is_end_stream(),
+            Kind::H2(body, _) => body.is_end_stream(),
         }
     }
 
@@ -191,7 +196,7 @@ impl Body for Payload {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Hyper(body) | Kind::Held { body, .. } => body.size_hint(),
-            Kind::H2(_) => SizeHint::default(),
+            Kind::H2(..) => SizeHint::default(),
         }
     }
 }

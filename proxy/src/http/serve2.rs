@@ -17,7 +17,7 @@ use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS,
+    FRAME, MAX_HEAD, MAX_STREAMS,
     answer::{is_grpc, refusal},
     exchange::{Context, exchange},
     expect::{Gate, is_expected},
@@ -25,7 +25,8 @@ use super::{
     payload::Payload,
     pump,
     serve1::refused,
-    stream_window, upgrade,
+    upgrade,
+    window::{CONNECTION_WINDOW, Windows},
 };
 use crate::{
     bootstrap::tunnel::App,
@@ -37,10 +38,10 @@ use crate::{
 /// How long a peer that is cut off may take to be told.
 const CUT_DEADLINE: Duration = Duration::from_secs(1);
 
-fn builder(app: App) -> Builder {
+fn builder(windows: &Windows) -> Builder {
     let mut builder = Builder::new();
     builder
-        .initial_window_size(stream_window(app))
+        .initial_window_size(windows.size())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(MAX_HEAD as u32)
@@ -58,10 +59,11 @@ pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, mut 
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let Ok(mut connection) = builder(context.app).handshake::<_, Bytes>(io).await else { return };
+    let mut windows = Windows::new(context.app);
+    let Ok(mut connection) = builder(&windows).handshake::<_, Bytes>(io).await else { return };
     let lost = tokio::select! {
         biased;
-        () = accept(&context, &mut connection) => return,
+        () = accept(&context, &mut connection, &mut windows) => return,
         lost = trust::lost(&mut standing) => lost,
         () = context.route.over(&context.worker) => Lost::Dropped,
         () = drain.reached(Phase::Draining) => Lost::Dropped,
@@ -70,26 +72,33 @@ where
     if lost == Lost::Dropped {
         tokio::select! {
             biased;
-            () = accept(&context, &mut connection) => return,
+            () = accept(&context, &mut connection, &mut windows) => return,
             () = trust::revoked(&mut standing) => {}
             () = drain.reached(Phase::Forced) => return,
         }
     }
     tracing::warn!(service = &*context.service, "a connection that stands on a revoked root is cut off");
-    if tokio::time::timeout(trust::LAST_WORDS, accept(&context, &mut connection)).await.is_ok() {
+    if tokio::time::timeout(trust::LAST_WORDS, accept(&context, &mut connection, &mut windows)).await.is_ok() {
         return;
     }
     connection.abrupt_shutdown(h2::Reason::CANCEL);
     // All that is left to do is to say so.
-    let _ = tokio::time::timeout(CUT_DEADLINE, accept(&context, &mut connection)).await;
+    let _ = tokio::time::timeout(CUT_DEADLINE, accept(&context, &mut connection, &mut windows)).await;
 }
 
 /// Takes streams until the peer closed or broke off.
-async fn accept<S>(context: &Rc<Context>, connection: &mut Connection<S, Bytes>)
+async fn accept<S>(context: &Rc<Context>, connection: &mut Connection<S, Bytes>, windows: &mut Windows)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    while let Some(Ok((request, respond))) = connection.accept().await {
+    let mut next = async || {
+        let next = poll_fn(|cx| {
+            windows.adapt(|size| connection.set_initial_window_size(size));
+            connection.poll_accept(cx)
+        });
+        next.await
+    };
+    while let Some(Ok((request, respond))) = next().await {
         tokio::task::spawn_local(stream(Rc::clone(context), request, respond));
     }
 }
@@ -190,7 +199,7 @@ pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let Ok(mut connection) = builder(App::Http2).handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = builder(&Windows::new(App::Http2)).handshake::<_, Bytes>(io).await else { return };
     let serve = async {
         while let Some(Ok((request, respond))) = connection.accept().await {
             let response = refusal(&failure, is_grpc(request.headers()));

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     bootstrap::Reason,
     control::{
-        apply::{Protocol, Service, ServiceKey, ServicePort, Workload},
+        apply::{Endpoint, Protocol, Service, ServiceKey, Workload},
         state::State,
     },
     http::{answer::Failure, exchange::Tried},
@@ -21,6 +21,8 @@ use crate::{
     pool::{Candidate, EndpointKey},
     worker::Worker,
 };
+
+use super::eligible::eligible;
 
 /// Where the requests of a connection go.
 pub(crate) enum Route {
@@ -84,9 +86,10 @@ struct Table {
     exists: bool,
     has_port: bool,
     protocol: Protocol,
-    /// Those that may be used.
+    /// Those that are used.
     candidates: Vec<Rc<Candidate>>,
     draining: usize,
+    local: bool,
 }
 
 impl Route {
@@ -187,17 +190,19 @@ impl Balancer {
         if let Some(port) = port {
             table.protocol = port.protocol;
             table.draining = port.endpoints.iter().filter(|e| e.draining).count();
-            table.candidates = self.candidates(worker, port);
+            let selection = service.as_ref().map(|s| s.selection).unwrap_or_default();
+            table.candidates = self.candidates(worker, &eligible(&port.endpoints, selection, &worker.config.here));
+            table.local = selection.local;
         }
         // Endpoints that stay are found again with their connections before the old table lets go of them.
         let old = self.table.replace(table);
         drop(old);
     }
 
-    fn candidates(&self, worker: &Rc<Worker>, port: &ServicePort) -> Vec<Rc<Candidate>> {
+    fn candidates(&self, worker: &Rc<Worker>, usable: &[&Endpoint]) -> Vec<Rc<Candidate>> {
         let label = self.service.to_string();
-        let usable = port.endpoints.iter().filter(|e| !e.draining);
         usable
+            .iter()
             .map(|e| {
                 let key = EndpointKey { address: (e.ip, e.port).into(), identity: e.identity.clone() };
                 let peer = e.identity.as_ref().map_or(PLAINTEXT, |id| id.as_str());
@@ -245,8 +250,9 @@ impl Balancer {
             return Failure::new(Reason::UnknownPort, format!("service {service} has no port {port}"));
         }
         let known = if table.exists { "" } else { " (the service does not exist any more)" };
-        let detail =
-            format!("service {service} port {port} has no endpoint to use, {} draining{known}", table.draining);
+        let near = if table.local { " on this node, as its internalTrafficPolicy demands" } else { "" };
+        let draining = table.draining;
+        let detail = format!("service {service} port {port} has no endpoint to use{near}, {draining} draining{known}");
         Failure::new(Reason::NoEndpoints, detail)
     }
 

@@ -16,8 +16,21 @@ use crate::{
 
 /// Longest time for a TCP connection to an endpoint.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long unacknowledged data may be on the way before the peer counts as dead.
+/// After this time of silence a peer is asked whether it is still there; for so long data may be on the way to another proxy
+/// unacknowledged before that counts as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// What a peer that vanished is noticed by. Whatever the application set on its socket ends at the proxy: it is for the proxy to keep
+/// the connection, and what remembers it on the way, alive.
+pub(crate) fn keepalive() -> socket2::TcpKeepalive {
+    socket2::TcpKeepalive::new().with_time(DEAD_AFTER).with_interval(DEAD_AFTER / 3).with_retries(3)
+}
+
+/// Sets what every connection that is dialled has.
+pub(crate) fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive());
+}
 
 /// Opens a TCP connection.
 pub(crate) async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
@@ -26,7 +39,7 @@ pub(crate) async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
         .await
         .map_err(|_| failed(format!("no answer within {} s", CONNECT_DEADLINE.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     Ok(stream)
 }
 
@@ -41,10 +54,7 @@ pub(super) async fn secure(
         return Err(Failure::new(Reason::TlsFailed, "this proxy has no leaf yet: the control plane was never reached"));
     };
     let tcp = connect(to).await?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(DEAD_AFTER).with_interval(DEAD_AFTER / 3).with_retries(3);
-    let socket = socket2::SockRef::from(&tcp);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(DEAD_AFTER));
+    let _ = socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(DEAD_AFTER));
 
     let failed = |why: String| Failure::new(Reason::TlsFailed, format!("handshake with the proxy at {to}: {why}"));
     let connector = TlsConnector::from(Arc::clone(&current.tls.client));

@@ -6,13 +6,17 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
 
 use super::{
     dial,
@@ -21,7 +25,11 @@ use super::{
 use crate::{
     bootstrap::{Reason, tunnel::App},
     cork::Cork,
-    http::{CONNECTION_WINDOW, FRAME, MAX_HEAD, TUNNELS, answer::Failure, stream_window},
+    http::{
+        FRAME, MAX_HEAD,
+        answer::Failure,
+        window::{CONNECTION_WINDOW, TUNNELS, Windows},
+    },
     identity::spiffe::SpiffeId,
     trust::{self, Lost, Standing},
     worker::Worker,
@@ -33,6 +41,10 @@ const MAX_CONNECTIONS: usize = 64;
 const STREAMS: u32 = 128;
 /// How long a connection without streams is kept.
 const IDLE: Duration = Duration::from_secs(90);
+/// How long a new connection is not used while an application has not said how many streams it takes.
+const SETTINGS_DEADLINE: Duration = Duration::from_secs(1);
+/// Streams that a peer takes while it has not said how many: a number that nobody says.
+const UNSAID: usize = usize::MAX - 1;
 
 /// Where a mutual-TLS connection leads.
 #[derive(Debug)]
@@ -61,6 +73,8 @@ pub(crate) struct Connection2 {
     usable: Cell<bool>,
     used: Cell<Instant>,
     waiting: Waiting,
+    /// Told when the peer has said how many streams it takes, or will not any more.
+    said: Rc<Notify>,
 }
 
 /// A place on a connection, held until the stream is over.
@@ -90,6 +104,34 @@ impl Stream2 {
     }
 }
 
+impl Connection2 {
+    /// Whether it takes one more stream: of those that are meant for a connection, and of those that the peer takes. A peer that takes
+    /// none for the moment is given one to wait.
+    fn has_room(&self, most: u32) -> bool {
+        let streams = self.streams.get();
+        self.usable.get() && streams < most && (streams as usize) < self.send.borrow().current_max_send_streams().max(1)
+    }
+
+    /// Whether the peer has said how many streams it takes.
+    fn is_said(&self) -> bool {
+        self.send.borrow().current_max_send_streams() != UNSAID
+    }
+
+    /// Ready, or broken. A stream may still be waiting to be opened: of one whose answer is over the body may be on its way, and the peer
+    /// may have changed its mind. A handle would wait for it, and wake only one of those who wait; a new one knows of none, and the
+    /// codec opens its stream when it can.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let mut send = self.send.borrow_mut();
+        let ready = send.poll_ready(cx);
+        if ready.is_ready() {
+            return ready;
+        }
+        let another = send.clone();
+        *send = another;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Pool2 {
     pub(crate) fn new(to: SocketAddr, secure: Option<Secure>, app: App) -> Self {
         Self {
@@ -111,7 +153,7 @@ impl Pool2 {
                 Box::pin(self.grow(worker)).await?;
                 continue;
             };
-            if poll_fn(|cx| stream.0.send.borrow_mut().poll_ready(cx)).await.is_ok() {
+            if poll_fn(|cx| stream.0.poll_ready(cx)).await.is_ok() {
                 return Ok(stream);
             }
             stream.0.usable.set(false);
@@ -145,7 +187,7 @@ impl Pool2 {
     /// The first connection with room: fewer connections, larger batches.
     fn free(&self) -> Option<Stream2> {
         let mut connections = self.connections.borrow_mut();
-        if let Some(c) = connections.iter().find(|c| c.usable.get() && c.streams.get() < self.per_connection) {
+        if let Some(c) = connections.iter().find(|c| c.has_room(self.per_connection)) {
             return Some(Stream2::take(c));
         }
         connections.retain(|c| c.usable.get());
@@ -153,7 +195,7 @@ impl Pool2 {
     }
 
     fn has_room(&self) -> bool {
-        self.connections.borrow().iter().any(|c| c.usable.get() && c.streams.get() < self.per_connection)
+        self.connections.borrow().iter().any(|c| c.has_room(self.per_connection))
     }
 
     /// Forgets connections that are broken or idle; their streams, if any, go on.
@@ -182,8 +224,12 @@ impl Pool2 {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let (io, held) = Held::new(io);
+        let windows = Windows::new(self.app);
+        // What a proxy takes is part of the contract: it need not be waited for.
+        let unsaid = if self.secure.is_some() { self.per_connection as usize } else { UNSAID };
         let (send, driver) = Builder::new()
-            .initial_window_size(stream_window(self.app))
+            .initial_max_send_streams(unsaid)
+            .initial_window_size(windows.size())
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .max_header_list_size(MAX_HEAD as u32)
@@ -198,10 +244,12 @@ impl Pool2 {
             usable: Cell::new(true),
             used: Cell::new(Instant::now()),
             waiting: Waiting::default(),
+            said: Rc::default(),
         });
-        self.connections.borrow_mut().push(Rc::clone(&connection));
         let driven = Rc::downgrade(&connection);
         let (open, waiting) = (worker.drain.open(), connection.waiting.clone());
+        let (said, ended) = (Rc::clone(&connection.said), Rc::clone(&connection.said));
+        let mut heard = false;
         let to = self.to;
         tokio::task::spawn_local(async move {
             let unusable = || {
@@ -209,7 +257,12 @@ impl Pool2 {
                     connection.usable.set(false);
                 }
             };
-            let mut driver = pin!(write_first::drive(driver, held, waiting));
+            let mut driver = pin!(write_first::drive(driver, held, waiting, windows, |driver| {
+                if !heard && driver.max_concurrent_send_streams() != UNSAID {
+                    heard = true;
+                    said.notify_one();
+                }
+            }));
             loop {
                 tokio::select! {
                     () = driver.as_mut() => break,
@@ -225,9 +278,25 @@ impl Pool2 {
                 }
             }
             unusable();
+            ended.notify_one();
             drop(open);
         });
+        self.hear(&connection).await?;
+        self.connections.borrow_mut().push(connection);
         Ok(())
+    }
+
+    /// Waits until the peer has said how many streams it takes.
+    async fn hear(&self, connection: &Connection2) -> Result<(), Failure> {
+        if !connection.is_said() {
+            // One that does not say takes as many as it is given.
+            let _ = tokio::time::timeout(SETTINGS_DEADLINE, connection.said.notified()).await;
+        }
+        if connection.usable.get() {
+            return Ok(());
+        }
+        let detail = format!("{} does not speak HTTP/2: it closed the connection", self.to);
+        Err(Failure::new(Reason::ConnectFailed, detail))
     }
 
     /// Gives every connection up; their streams go on.

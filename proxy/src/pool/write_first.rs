@@ -16,6 +16,8 @@ use bytes::Bytes;
 use h2::client::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::window::Windows;
+
 /// The socket of a connection; while it is held, nothing is read, and what is written waits in the codec.
 pub(super) struct Held<S> {
     inner: S,
@@ -40,12 +42,18 @@ impl<S> Held<S> {
     }
 }
 
-/// Drives `connection` to its end.
-pub(super) async fn drive<S>(mut connection: Connection<Held<S>, Bytes>, held: Rc<Cell<bool>>, waiting: Waiting)
-where
+/// Drives `connection` to its end; `polled` looks at it after each turn.
+pub(super) async fn drive<S>(
+    mut connection: Connection<Held<S>, Bytes>,
+    held: Rc<Cell<bool>>,
+    waiting: Waiting,
+    mut windows: Windows,
+    mut polled: impl FnMut(&Connection<Held<S>, Bytes>),
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     poll_fn(|cx| {
+        windows.adapt(|size| connection.set_initial_window_size(size));
         if waiting.0.replace(false) {
             held.set(true);
             let ended = Pin::new(&mut connection).poll(cx);
@@ -55,7 +63,9 @@ where
             }
         }
         // How a connection ended is told to each of its streams.
-        Pin::new(&mut connection).poll(cx).map(drop)
+        let ended = Pin::new(&mut connection).poll(cx).map(drop);
+        polled(&connection);
+        ended
     })
     .await;
 }

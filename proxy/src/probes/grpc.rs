@@ -31,7 +31,7 @@ struct CheckResponse {
 const SERVING: i32 = 1;
 
 /// Asks for the health of `service`.
-pub(super) async fn check(host: &str, port: u16, service: &str, agent: &str) -> Result<String, Failure> {
+pub(super) async fn check(host: &str, port: u16, service: &str) -> Result<String, Failure> {
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let failed = |e: &dyn std::fmt::Display| Failure::new(format!("gRPC health check of {authority}: {e}"));
     let tcp = connect(host, port).await?;
@@ -44,8 +44,7 @@ pub(super) async fn check(host: &str, port: u16, service: &str, agent: &str) -> 
         .header(header::TE, "trailers")
         .body(Full::new(frame(service)))
         .map_err(|e| failed(&e))?;
-    let agent = HeaderValue::from_str(agent).unwrap_or(HeaderValue::from_static(super::USER_AGENT));
-    request.headers_mut().insert(header::USER_AGENT, agent);
+    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
     let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
     if response.status() != http::StatusCode::OK {
         return Err(failed(&format!("HTTP status {}", response.status())));

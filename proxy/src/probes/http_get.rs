@@ -46,8 +46,8 @@ pub(super) enum Redirect {
 }
 
 /// Carries the probe out; gives the final status.
-pub(super) async fn get(mut target: Target, extra: &[(String, String)], agent: &str) -> Result<u16, Failure> {
-    let headers = headers(extra, agent)?;
+pub(super) async fn get(mut target: Target, extra: &[(String, String)]) -> Result<u16, Failure> {
+    let headers = headers(extra)?;
     for _ in 0..=MAX_REDIRECTS {
         let response = once(&target, headers.clone()).await?;
         let status = response.status();
@@ -90,7 +90,7 @@ pub(super) fn follow(from: &Target, location: &str) -> Redirect {
     Redirect::Follow(Target { https, host: from.host.clone(), port, path })
 }
 
-fn headers(extra: &[(String, String)], agent: &str) -> Result<HeaderMap, Failure> {
+fn headers(extra: &[(String, String)]) -> Result<HeaderMap, Failure> {
     let mut map = HeaderMap::new();
     for (name, value) in extra {
         let parsed = (name.parse::<HeaderName>(), HeaderValue::from_str(value));
@@ -100,8 +100,7 @@ fn headers(extra: &[(String, String)], agent: &str) -> Result<HeaderMap, Failure
         map.append(name, value);
     }
     if !map.contains_key(USER_AGENT) {
-        let agent = HeaderValue::from_str(agent).unwrap_or(HeaderValue::from_static(super::USER_AGENT));
-        map.insert(USER_AGENT, agent);
+        map.insert(USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
     }
     if !map.contains_key(ACCEPT) {
         map.insert(ACCEPT, HeaderValue::from_static("*/*"));

@@ -25,7 +25,7 @@ async fn app() -> (u16, Arc<Mutex<Vec<String>>>) {
     let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
-    tokio::spawn(crate::serve_http::serve(listener, move |request: Request<_>| {
+    tokio::spawn(crate::serve_http::serve(listener, crate::serve_http::Keep::Alive, move |request: Request<_>| {
         let header = |name| request.headers().get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
         seen.lock().unwrap().push(format!(
             "{} {} {} {}",
@@ -57,7 +57,7 @@ async fn app() -> (u16, Arc<Mutex<Vec<String>>>) {
 }
 
 async fn ask(probes: &Probes, id: &str) -> (u16, String) {
-    let answer = probes.answer(&format!("/probe/{id}"), Some("kube-probe/1.99")).await;
+    let answer = probes.answer(&format!("/probe/{id}")).await;
     let status = answer.status().as_u16();
     (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
@@ -71,7 +71,7 @@ async fn http_probes_mean_what_they_mean_to_the_kubelet() {
         let (status, why) = ask(&one("web/liveness", get(port, path)), "web/liveness").await;
         assert_eq!(status, expected, "{path}: {why}");
     }
-    assert_eq!(asked.lock().unwrap()[0], "/ok app.test 1 kube-probe/1.99");
+    assert_eq!(asked.lock().unwrap()[0], "/ok app.test 1 kube-probe/1.36");
     let (status, why) = ask(&one("web/preStop", get(port, "/500")), "web/preStop").await;
     assert_eq!(status, 200, "a hook only has to be answered: {why}");
 }
@@ -91,7 +91,12 @@ async fn a_foreign_id_is_not_found() {
     for id in ["web/readiness", "", "../web/liveness"] {
         assert_eq!(ask(&probes, id).await.0, 404, "{id}");
     }
-    assert_eq!(probes.answer("/", None).await.status(), 404);
+    let keyed = one("0123abcd/web/preStop", get(1, "/"));
+    for id in ["web/preStop", "/web/preStop", "0123abce/web/preStop"] {
+        assert_eq!(ask(&keyed, id).await.0, 404, "{id}");
+    }
+    assert_eq!((name("0123abcd/web/preStop"), name("web/preStop")), ("web/preStop", "web/preStop"));
+    assert_eq!(probes.answer("/").await.status(), 404);
 }
 
 #[tokio::test]

@@ -289,6 +289,12 @@ pub struct Service {
     pub ports: ::prost::alloc::vec::Vec<ServicePort>,
     #[prost(message, repeated, tag = "4")]
     pub groups: ::prost::alloc::vec::Vec<EndpointGroup>,
+    /// internalTrafficPolicy Local: only endpoints of the caller's node are used. Their node is told then.
+    #[prost(bool, tag = "5")]
+    pub local: bool,
+    /// sessionAffinity ClientIP: a caller is always sent to the same endpoint while there is that endpoint.
+    #[prost(bool, tag = "6")]
+    pub affine: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicePort {
@@ -320,9 +326,12 @@ pub struct Endpoint {
     pub pod: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub zone: ::prost::alloc::string::String,
-    /// Finishes what it has, is given nothing new.
+    /// Finishes what it has; is given something new only where all others do as much.
     #[prost(bool, tag = "5")]
     pub draining: bool,
+    /// Name of the node; empty: not known, or of no interest.
+    #[prost(string, tag = "6")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -244,6 +245,22 @@ impl World {
     /// New connections are served with a certificate of `server`, and clients of `clients` are taken.
     pub(crate) fn serve_as(&self, server: &Ca, clients: &[&Ca]) {
         *self.tls.lock().unwrap() = Arc::new(server.server_config(OPERATOR, clients));
+    }
+
+    /// As [`World::new`], in a pod whose DNS does not know the control plane: only its addresses are published, `ips`.
+    pub(crate) async fn unnamed(ips: &[IpAddr]) -> Self {
+        let (ca, server) = (Arc::new(Ca::new("root")), Ca::new("server"));
+        let mut world = Self::alone(Arc::clone(&ca), &server, OPERATOR).await;
+        world.mount(&[&ca, &server], 1);
+        let path = world.dir.join("mesh.json");
+        let mut mesh: MeshInfo = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let port = mesh.control_address.rsplit_once(':').unwrap().1.to_owned();
+        // RFC 2606: no resolver knows it.
+        mesh.control_address = format!("bowline-control.invalid.:{port}");
+        mesh.control_ips = ips.to_vec();
+        std::fs::write(path, serde_json::to_string(&mesh).unwrap()).unwrap();
+        world.start();
+        world
     }
 
     fn start(&mut self) {

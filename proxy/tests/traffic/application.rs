@@ -23,6 +23,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+use crate::mesh::soon;
+
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
 /// What an application lets its test see and do.
@@ -34,6 +36,30 @@ pub(crate) struct Application {
     pub(crate) begun: Arc<AtomicUsize>,
     /// `/slow` waits for one permit each.
     pub(crate) release: Arc<Semaphore>,
+    /// Bytes of bodies that were handed to the connection without end.
+    pub(crate) sent: Arc<AtomicUsize>,
+}
+
+impl Application {
+    fn new(address: SocketAddr) -> Self {
+        let release = Arc::new(Semaphore::new(0));
+        Self { address, accepted: Arc::default(), begun: Arc::default(), release, sent: Arc::default() }
+    }
+}
+
+/// Waits until a count that has begun to grow grows no more; tells it.
+pub(crate) async fn stalled(count: &AtomicUsize) -> usize {
+    let (mut last, mut same) = (0, 0);
+    soon("stalled", async {
+        while same < 50 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            let now = count.load(Ordering::SeqCst);
+            same = if now > 0 && now == last { same + 1 } else { 0 };
+            last = now;
+        }
+    })
+    .await;
+    last
 }
 
 pub(crate) fn full(text: impl Into<Bytes>) -> Body {
@@ -42,25 +68,34 @@ pub(crate) fn full(text: impl Into<Bytes>) -> Body {
 
 /// Listens on the last octet's loopback address.
 pub(crate) async fn listen(octet: u8) -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, octet), 0)).await.unwrap();
+    listen_on([127, 0, 0, octet].into()).await
+}
+
+async fn listen_on(ip: std::net::IpAddr) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// HTTP/1.1.
 pub(crate) async fn http1(octet: u8) -> Application {
-    let (listener, address) = listen(octet).await;
-    let app =
-        Application { address, accepted: Arc::default(), begun: Arc::default(), release: Arc::new(Semaphore::new(0)) };
-    let (accepted, begun, release) = (app.accepted.clone(), app.begun.clone(), app.release.clone());
+    http1_on([127, 0, 0, octet].into()).await
+}
+
+/// The same on any address.
+pub(crate) async fn http1_on(ip: std::net::IpAddr) -> Application {
+    let (listener, address) = listen_on(ip).await;
+    let app = Application::new(address);
+    let (accepted, begun, release, sent) =
+        (app.accepted.clone(), app.begun.clone(), app.release.clone(), app.sent.clone());
     tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
             accepted.fetch_add(1, Ordering::SeqCst);
-            let (begun, release) = (begun.clone(), release.clone());
+            let (begun, release, sent) = (begun.clone(), release.clone(), sent.clone());
             let service = service_fn(move |r| {
                 begun.fetch_add(1, Ordering::SeqCst);
-                answer(r, release.clone(), address)
+                answer(r, release.clone(), sent.clone(), address)
             });
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new()
@@ -76,6 +111,7 @@ pub(crate) async fn http1(octet: u8) -> Application {
 async fn answer(
     mut request: Request<Incoming>,
     release: Arc<Semaphore>,
+    sent: Arc<AtomicUsize>,
     address: SocketAddr,
 ) -> Result<Response<Body>, Infallible> {
     let status = |status: u16| Response::builder().status(status);
@@ -99,7 +135,10 @@ async fn answer(
             Response::new(full(format!("{length} {}", trailers.map_or(0, |t| t.len()))))
         }
         "/large" => {
-            let frames = (0..1024).map(|_| Ok(Frame::data(Bytes::from_static(&[7; 64 << 10]))));
+            let frames = (0..1024).map(move |_| {
+                sent.fetch_add(64 << 10, Ordering::SeqCst);
+                Ok(Frame::data(Bytes::from_static(&[7; 64 << 10])))
+            });
             let body = StreamBody::new(tokio_stream::iter(frames));
             Response::builder().header("content-length", 64 << 20).body(BodyExt::boxed(body)).unwrap()
         }
@@ -132,27 +171,49 @@ async fn answer(
     Ok(response)
 }
 
-/// HTTP/2 with prior knowledge: echoes every frame as it comes, then the trailers, or `grpc-status: 0`.
+/// HTTP/2 with prior knowledge: echoes every frame as it comes, then the trailers, or `grpc-status: 0`. `/endless` never ends.
 pub(crate) async fn http2(octet: u8) -> Application {
+    http2_with(octet, h2::server::Builder::new()).await
+}
+
+/// The same with settings of its own.
+pub(crate) async fn http2_with(octet: u8, builder: h2::server::Builder) -> Application {
     let (listener, address) = listen(octet).await;
-    let app =
-        Application { address, accepted: Arc::default(), begun: Arc::default(), release: Arc::new(Semaphore::new(0)) };
-    let (accepted, begun) = (app.accepted.clone(), app.begun.clone());
+    let app = Application::new(address);
+    let (accepted, begun, sent) = (app.accepted.clone(), app.begun.clone(), app.sent.clone());
     tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
             accepted.fetch_add(1, Ordering::SeqCst);
-            let begun = begun.clone();
+            let (begun, sent, builder) = (begun.clone(), sent.clone(), builder.clone());
             tokio::spawn(async move {
-                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                let Ok(mut connection) = builder.handshake(stream).await else { return };
                 while let Some(Ok((request, respond))) = connection.accept().await {
                     begun.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(echo_stream(request, respond));
+                    if request.uri().path() == "/endless" {
+                        tokio::spawn(endless(respond, sent.clone()));
+                    } else {
+                        tokio::spawn(echo_stream(request, respond));
+                    }
                 }
             });
         }
     });
     app
+}
+
+async fn endless(mut respond: h2::server::SendResponse<Bytes>, sent: Arc<AtomicUsize>) {
+    let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+    let chunk = Bytes::from_static(&[7; 64 << 10]);
+    loop {
+        send.reserve_capacity(chunk.len());
+        let Some(Ok(room)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+        let n = room.min(chunk.len());
+        if send.send_data(chunk.slice(..n), false).is_err() {
+            return;
+        }
+        sent.fetch_add(n, Ordering::SeqCst);
+    }
 }
 
 async fn echo_stream(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {

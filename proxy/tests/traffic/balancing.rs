@@ -1,6 +1,10 @@
 use std::{collections::HashSet, net::SocketAddr, sync::atomic::Ordering};
 
-use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+use bowline_proxy::{
+    bootstrap::Reason,
+    control::apply::{Protocol, Selection},
+    metrics::Direction,
+};
 
 use crate::{
     application::{self, say},
@@ -64,21 +68,50 @@ async fn an_endpoint_that_cannot_be_reached_costs_no_request() {
 #[tokio::test]
 async fn without_endpoints_the_answer_says_so() {
     let app = application::http1(2).await;
-    let mesh = Mesh::new(app.address, Protocol::Http1);
-    let mut draining = mesh.endpoint(app.address, "server");
-    draining.draining = true;
-    mesh.serve(Protocol::Http1, vec![draining]);
+    let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.here.node = "here".into());
+    let mut elsewhere = mesh.endpoint(app.address, "server");
+    (elsewhere.node, elsewhere.draining) = ("elsewhere".into(), true);
+    let local = Selection { local: true, affine: false };
+    mesh.serve_as(local, Protocol::Http1, vec![elsewhere.clone()]);
     let answer = soon("answer", say(mesh.connect().await, WHO)).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("bowline-reason: no-endpoints"), "{answer}");
-    assert!(answer.contains("shop/web port 80") && answer.contains("1 draining"), "{answer}");
+    assert!(
+        answer.contains("shop/web port 80") && answer.contains("on this node") && answer.contains("1 draining"),
+        "{answer}"
+    );
     assert_eq!(mesh.client.handle.metrics().refused_count(Direction::Outbound, Reason::NoEndpoints), 1);
     assert!(
         mesh.metrics().contains("service=\"shop/web\",peer=\"unknown\",status_class=\"5xx\"} 1\n"),
         "{}",
         mesh.metrics()
     );
+    // About to end, but the only one that serves; then one of this node.
+    elsewhere.node = "here".into();
+    mesh.serve_as(local, Protocol::Http1, vec![elsewhere]);
+    assert_eq!(who(&mesh).await, app.address.to_string());
     mesh.serve(Protocol::Http1, vec![mesh.endpoint(app.address, "server")]);
     assert_eq!(who(&mesh).await, app.address.to_string());
+}
+
+#[tokio::test]
+async fn a_client_of_a_service_with_affinity_stays_with_one_endpoint() {
+    let apps = [application::http1(2).await, application::http1(5).await, application::http1(6).await];
+    let mesh = Mesh::new(apps[0].address, Protocol::Http1);
+    let plain = |app: &application::Application| {
+        let mut endpoint = mesh.endpoint(app.address, "server");
+        endpoint.identity = None;
+        endpoint
+    };
+    let affine = Selection { local: false, affine: true };
+    mesh.serve_as(affine, Protocol::Http1, apps.iter().map(plain).collect());
+    let one = who(&mesh).await;
+    for _ in 0..20 {
+        assert_eq!(who(&mesh).await, one);
+    }
+    // It goes, and another one is found.
+    let others = apps.iter().filter(|a| a.address.to_string() != one).map(plain).collect();
+    mesh.serve_as(affine, Protocol::Http1, others);
+    assert_ne!(who(&mesh).await, one);
 }
 
 #[tokio::test]

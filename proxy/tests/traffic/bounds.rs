@@ -43,6 +43,37 @@ async fn requests_at_the_application_are_bounded_as_connections_are() {
 }
 
 #[tokio::test]
+async fn strangers_who_fill_a_door_leave_the_others_open() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.max_connections = 40);
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        // The reset of one that is too many may come before connecting has been reported.
+        silent.extend(TcpStream::connect(mesh.client.handle.mesh).await);
+    }
+    let metrics = mesh.client.handle.metrics();
+    eventually("full", || metrics.refused_count(Direction::Inbound, Reason::Overloaded) > 0).await;
+    let answer = soon("answer", say(mesh.connect().await, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    assert!(answer.await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn handshakes_that_are_never_finished_make_room_for_others() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(mesh.server.handle.mesh).await.unwrap());
+    }
+    let metrics = mesh.server.handle.metrics();
+    eventually("room", || metrics.refused_count(Direction::Inbound, Reason::Overloaded) == 300 - 256).await;
+    let answer = soon("answer", say(mesh.connect().await, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    assert!(answer.await.starts_with("HTTP/1.1 200"));
+    // It was the oldest that went.
+    assert!(soon("end", silent[0].read(&mut [0; 1])).await.is_ok_and(|n| n == 0));
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let app = application::http1(2).await;
     let mesh = Mesh::new(app.address, Protocol::Http1);

@@ -31,6 +31,20 @@ async fn a_request_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn ipv6_is_no_different() {
+    let app = application::http1_on(std::net::Ipv6Addr::LOCALHOST.into()).await;
+    for protocol in [Protocol::Http1, Protocol::Detect] {
+        let mesh = Mesh::new(app.address, protocol);
+        assert!(mesh.server.handle.mesh.is_ipv6());
+        let request = "GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let answer = soon("answer", say(mesh.connect().await, request)).await;
+        assert!(answer.ends_with(&app.address.to_string()), "{answer}");
+        let inbound = mesh.server.handle.metrics().encode();
+        assert!(inbound.contains("peer=\"spiffe://mesh.test/ns/shop/sa/client\""), "{inbound}");
+    }
+}
+
+#[tokio::test]
 async fn old_and_odd_forms_pass() {
     let app = application::http1(2).await;
     let mesh = Mesh::new(app.address, Protocol::Http1);

@@ -51,6 +51,27 @@ async fn both_sides_stream_at_the_same_time_and_trailers_arrive() {
 }
 
 #[tokio::test]
+async fn an_application_gets_no_more_streams_at_once_than_it_takes() {
+    let app = application::http2_with(3, h2::server::Builder::new().max_concurrent_streams(4).clone()).await;
+    let mesh = Mesh::new(app.address, Protocol::Grpc);
+    let mut send = client(&mesh).await;
+    // None of them ends: each that waited for another one to end would wait for ever.
+    let mut calls = Vec::new();
+    for _ in 0..10 {
+        let (response, mut up) = send.send_request(call(), false).unwrap();
+        up.send_data(Bytes::from_static(b"x"), false).unwrap();
+        calls.push((response, up));
+    }
+    let mut answers = Vec::new();
+    for (response, up) in calls {
+        let mut down = soon("head", response).await.unwrap().into_body();
+        assert_eq!(soon("echo", down.data()).await.unwrap().unwrap(), "x");
+        answers.push((down, up));
+    }
+    assert_eq!(app.accepted.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
 async fn a_cancelled_call_is_cancelled_at_the_application() {
     let (listener, address) = application::listen(3).await;
     let (told, cancelled) = tokio::sync::oneshot::channel();

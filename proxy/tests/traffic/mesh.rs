@@ -8,10 +8,10 @@ use std::{
 
 use bowline_proxy::{
     control::{
-        apply::{Address, Bundle, Endpoint, InboundPolicy, Protocol, Service, ServiceKey, ServicePort},
+        apply::{Address, Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
         state::State,
     },
-    dataplane::{self, Config, Destination, Handle},
+    dataplane::{self, Config, Destination, Handle, Here},
     identity::{
         spiffe::SpiffeId,
         store::{Current, Store},
@@ -97,6 +97,7 @@ pub(crate) fn config(ip: IpAddr) -> Config {
         workload: "shop/test".into(),
         workers: 1,
         max_connections: 1000,
+        here: Here::default(),
     }
 }
 
@@ -143,15 +144,21 @@ impl Mesh {
             identity: Some(id(account)),
             pod: "pod".into(),
             zone: String::new(),
+            node: String::new(),
             draining: false,
         }
     }
 
     /// Sets what stands behind the Service.
     pub(crate) fn serve(&self, protocol: Protocol, endpoints: Vec<Endpoint>) {
+        self.serve_as(Selection::default(), protocol, endpoints);
+    }
+
+    /// The same for a Service that wants its endpoints chosen otherwise.
+    pub(crate) fn serve_as(&self, selection: Selection, protocol: Protocol, endpoints: Vec<Endpoint>) {
         let key = ServiceKey { namespace: "shop".into(), name: "web".into() };
         let port = ServicePort { port: SERVICE_PORT, name: "http".into(), protocol, endpoints };
-        let service = Service { key: key.clone(), ports: vec![port] };
+        let service = Service { key: key.clone(), ports: vec![port], selection };
         let ip = SERVICE.parse().unwrap();
         if self.client.state.peek(ip).is_none() {
             self.client.state.set_address(ip, Some(Arc::new(Address::Service(key.clone()))));

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bowline_proxy::{control::apply::Protocol, dataplane::Destination};
 use tokio::{
@@ -99,6 +102,83 @@ async fn a_client_of_http_that_was_silent_at_first_is_still_served_as_one() {
     let answer = soon("answer", say(stream, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(mesh.metrics().contains("status_class=\"2xx\"} 1\n"), "{}", mesh.metrics());
+}
+
+#[tokio::test]
+async fn a_client_that_begins_like_http_and_waits_for_an_answer_gets_it() {
+    let mesh = Mesh::new(application::raw(4, echo).await, Protocol::Detect);
+    for said in [&b"HELLO"[..], b"GET key", b"PRI * HT"] {
+        let mut stream = mesh.connect().await;
+        stream.write_all(said).await.unwrap();
+        let mut answer = vec![0; said.len()];
+        soon("echo", stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, said);
+    }
+}
+
+/// Whether each established connection of `/proc/net/tcp` to `to` has a timer that asks after the peer (`tr` is 2).
+fn kept_alive(to: SocketAddr) -> Vec<bool> {
+    let SocketAddr::V4(to) = to else { panic!("{to} is not IPv4") };
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(to.ip().octets()), to.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let rows = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|r| r[2] == remote && r[3] == "01").map(|r| r[5].starts_with("02:")).collect()
+}
+
+#[tokio::test]
+async fn every_connection_is_kept_alive() {
+    let address = application::raw(4, echo).await;
+    let through = Mesh::new(address, Protocol::Tcp);
+    let outside = Mesh::with(address, Protocol::Tcp, |client, _| client.outbound_to = Destination::Fixed(address));
+    let mut streams = Vec::new();
+    for mesh in [&through, &outside] {
+        let mut stream = mesh.connect().await;
+        stream.write_all(b"x").await.unwrap();
+        soon("echo", stream.read_exact(&mut [0; 1])).await.unwrap();
+        streams.push(stream);
+    }
+    // To the application, to outside the mesh, and between the proxies. A timer for an acknowledgement goes first and passes.
+    eventually("kept alive", || kept_alive(address) == [true; 2]).await;
+    eventually("kept alive", || kept_alive(through.server.handle.mesh) == [true]).await;
+}
+
+/// An address that does not answer: its queue is full.
+async fn full() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 4], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        queue.push(stream);
+    }
+    (socket, address, queue)
+}
+
+#[tokio::test]
+async fn nothing_is_dialled_for_a_client_that_has_gone() {
+    let (_socket, address, _queue) = full().await;
+    let mesh = Mesh::with(address, Protocol::Tcp, |client, _| client.outbound_to = Destination::Fixed(address));
+    for reset in [true, false] {
+        let mut stream = mesh.connect().await;
+        stream.write_all(b"hello").await.unwrap();
+        eventually("dialling", || mesh.client.handle.open() == 1).await;
+        if reset {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+        eventually("given up", || mesh.client.handle.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_redirected_leads_nowhere() {
+    let address = application::raw(4, echo).await;
+    let mesh = Mesh::with(address, Protocol::Tcp, |client, _| client.outbound_to = Destination::Redirected);
+    let mut stream = mesh.connect().await;
+    stream.write_all(b"x").await.unwrap();
+    assert!(!matches!(soon("end", stream.read(&mut [0; 1])).await, Ok(1..)));
+    eventually("closed", || mesh.client.handle.open() == 0).await;
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Milliseconds between the messages of `stream`.
     #[arg(long, default_value_t = 0)]
     interval_ms: u64,
+    /// What `unary` says.
+    #[arg(long, default_value = "hello")]
+    text: String,
     /// Status code that `fail` shall end with.
     #[arg(long, default_value_t = 9)]
     code: i32,
@@ -106,7 +109,7 @@ async fn call(args: &Args) -> Result<Value> {
         .collect();
     let answer = match args.method {
         Method::Unary => {
-            let message = Message { sequence: 7, text: "hello".into(), pod: String::new() };
+            let message = Message { sequence: 7, text: args.text.clone(), pod: String::new() };
             client.unary(with_metadata(args, message)?).await
         }
         Method::Collect => client.collect(with_metadata(args, stream::iter(messages))?).await,

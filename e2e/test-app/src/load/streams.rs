@@ -1,5 +1,5 @@
 //! Connections that are held for as long as the load runs: HTTP answers that never end, TCP connections that echo, gRPC calls and
-//! WebSockets.
+//! WebSockets. Each ends with an event that came after the load was told to stop: one that is silent by then is lost.
 
 pub(super) mod grpc;
 pub(super) mod websocket;
@@ -14,6 +14,7 @@ use hyper::client::conn;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
     time::{Interval, timeout},
 };
 
@@ -23,19 +24,25 @@ use crate::fetch::{Target, connect};
 /// Silence after which a stream counts as lost; events come ten times a second.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// In which every stream has ended after the load was told to stop.
+pub(super) const LAST_EVENT: Duration = Duration::from_secs(SILENCE.as_secs() + 2);
+
+/// Where a stream reports to, and whether it shall end.
+pub(super) type With = (Arc<Report>, watch::Receiver<bool>);
+
 /// Ten times a second.
 fn pace() -> Interval {
     tokio::time::interval(Duration::from_millis(100))
 }
 
 /// Holds one `/stream` and checks its numbering.
-pub(super) async fn hold_http(target: Target, report: Arc<Report>) {
-    if let Err(e) = http(&target, &report).await {
+pub(super) async fn hold_http(target: Target, (report, stop): With) {
+    if let Err(e) = http(&target, &report, &stop).await {
         report.stream_lost(&format!("stream: {e:#}"));
     }
 }
 
-async fn http(target: &Target, report: &Report) -> Result<()> {
+async fn http(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
     let (mut sender, connection) = conn::http1::handshake(TokioIo::new(connect(target).await?)).await?;
     tokio::spawn(connection);
     let request =
@@ -53,19 +60,22 @@ async fn http(target: &Target, report: &Report) -> Result<()> {
             ensure!(line == next.to_string(), "event {line} instead of {next}");
             next += 1;
             report.event();
+            if *stop.borrow() {
+                return Ok(());
+            }
             text = rest.to_owned();
         }
     }
 }
 
 /// Holds one TCP connection and sends a number to and fro.
-pub(super) async fn hold_tcp(target: Target, report: Arc<Report>) {
-    if let Err(e) = tcp(&target, &report).await {
+pub(super) async fn hold_tcp(target: Target, (report, stop): With) {
+    if let Err(e) = tcp(&target, &report, &stop).await {
         report.stream_lost(&format!("tcp: {e:#}"));
     }
 }
 
-async fn tcp(target: &Target, report: &Report) -> Result<()> {
+async fn tcp(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
     let mut stream = connect(target).await?;
     let (mut number, mut back, mut pause) = (0u64, [0; 8], pace());
     loop {
@@ -78,5 +88,8 @@ async fn tcp(target: &Target, report: &Report) -> Result<()> {
         }
         number += 1;
         report.event();
+        if *stop.borrow() {
+            return Ok(());
+        }
     }
 }

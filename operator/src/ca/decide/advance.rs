@@ -44,14 +44,14 @@ fn clocks(ledger: &Ledger, evidence: &Evidence, now: u64) -> Missing {
 }
 
 /// Everybody trusts the new root: every proxy has said so (or what it holds has expired), every replica lives with this ledger, and
-/// whoever starts finds it mounted.
+/// whoever starts finds it mounted, wherever it could be written in that time.
 fn may_sign(ledger: &Ledger, evidence: &Evidence, emergency: bool, now: u64, guards: Guards) -> Missing {
     let mut missing = Missing::default();
     let in_use = ledger.issuers.iter().filter(|i| !matches!(i.phase, AuthorityPhase::Distributed));
     let step = Step::new(ledger, in_use, emergency, now, guards);
     step.replicas(evidence, |r| r.revision >= ledger.revision, &mut missing);
     if let Some(root) = ledger.roots.iter().find(|r| r.phase == AuthorityPhase::Distributed) {
-        missing.unpublished = evidence.published < root.sequence;
+        step.mounts(evidence, root.sequence, &mut missing);
         if guards.bundle {
             step.proxies(evidence, |report| report.bundle_sequence >= root.sequence, &mut missing);
         }

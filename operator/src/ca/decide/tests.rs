@@ -61,8 +61,8 @@ fn nothing_signs_before_everybody_trusts_it() {
     world.evidence.replicas[1].holds.as_mut().unwrap().revision -= 1;
     assert_eq!(world.decide().missing.replicas, ["bowline-system/operator-1"]);
     world.evidence = behind.clone();
-    world.evidence.published -= 1;
-    assert!(world.decide().missing.unpublished);
+    world.evidence.mounts[0].sequence -= 1;
+    assert_eq!(world.decide().missing.namespaces, ["shop"]);
     world.evidence = behind;
     assert!(matches!(world.decide().writes[..], [Write::Activate { .. }]));
 }
@@ -82,6 +82,13 @@ fn who_is_silent_holds_a_step_until_what_they_hold_has_expired() {
     assert_eq!(decision.missing.until, Some(dead));
     world.now = dead;
     assert!(matches!(world.decide().writes[..], [Write::Activate { .. }]));
+    // A namespace that cannot be written likewise.
+    world.evidence.mounts[0].sequence -= 1;
+    world.now = dead - 1;
+    let decision = world.decide();
+    assert_eq!((decision.missing.namespaces, decision.missing.until), (vec!["shop".to_owned()], Some(dead)));
+    world.now = dead;
+    assert!(world.decide().missing.is_empty());
     // A silent replica likewise.
     world.evidence.replicas[0].holds = None;
     world.now = dead - 1;
@@ -96,7 +103,7 @@ fn an_old_issuer_stays_while_a_leaf_of_it_may_live() {
     world.ask_root("x");
     world.until(Active);
     world.replicas_follow();
-    world.evidence.published = world.ledger().bundle_sequence;
+    world.publish();
     world.proxy_follows(0);
     world.proxy_follows(1);
     assert_eq!(world.decide().missing.proxies, ["shop/web-2"]);
@@ -156,11 +163,15 @@ fn a_compromised_root_is_replaced_without_waiting_for_the_unreachable() {
     world.evidence.proxies[0].streams.clear();
     let stale = Report { bundle_sequence: 1, issuer: world.ledger().issuers[0].id.clone() };
     world.evidence.proxies[1].streams = vec![Some(stale)];
+    // And the bundle cannot be written.
+    world.evidence.mounts[0].sequence = 1;
     let began = world.now;
     world.now = began + 29;
     assert_eq!(world.decide().missing.proxies, ["shop/web-0", "shop/web-1"]);
+    assert_eq!(world.decide().missing.namespaces, ["shop"]);
     world.now = began + 30;
     assert_eq!(world.decide().missing.proxies, ["shop/web-1"]);
+    assert!(world.decide().missing.namespaces.is_empty());
     world.now = began + 150;
     assert!(matches!(world.step()[..], [Write::Activate { .. }]));
     let mut steps = Vec::new();
@@ -247,7 +258,7 @@ fn what_has_expired_is_replaced_without_anybody() {
     }
     for _ in 0..10 {
         world.replicas_follow();
-        world.evidence.published = world.ledger().bundle_sequence;
+        world.publish();
         world.step();
     }
     assert_ne!(world.ledger().roots[0].id, old);

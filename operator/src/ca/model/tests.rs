@@ -77,6 +77,17 @@ fn an_issuer_rotation_never_breaks_trust() {
     explore_all(RotationKind::Issuer);
 }
 
+/// A namespace without the bundle is waited for so that whoever starts there can join at once. Nobody's trust depends on it, or it must
+/// not be given up.
+#[test]
+fn trust_does_not_depend_on_mounts() {
+    // Only who starts finds what is mounted.
+    let starting = |s: &Setting| s.budget.restarts + s.budget.joins > 0;
+    for (name, setting) in settings(RotationKind::Root).into_iter().filter(|(_, s)| starting(s)) {
+        explore(name, Setting { guards: Guards { mounts: false, ..Guards::ALL }, ..setting });
+    }
+}
+
 /// A guard that is missing is found: each of these would have broken somebody's mesh.
 #[test]
 fn every_seeded_fault_is_found() {

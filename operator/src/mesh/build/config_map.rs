@@ -1,6 +1,6 @@
 //! `bowline-trust-MESH`: the trust bundle and what a sidecar must know to reach the control plane, mounted into every meshed pod.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use bowline_crds::names::OWNER_LABEL;
 use bowline_proxy::bootstrap::{MeshInfo, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
@@ -21,12 +21,13 @@ pub type Content = BTreeMap<String, String>;
 
 /// Bundle and `mesh.json`.
 #[must_use]
-pub fn content(valid: &Valid, ca: &CaState, config: &Config) -> Content {
+pub fn content(valid: &Valid, ca: &CaState, config: &Config, control_ips: &[IpAddr]) -> Content {
     let info = MeshInfo {
         mesh: valid.name.clone(),
         trust_domain: valid.trust_domain.clone(),
         bundle_sequence: ca.ledger.bundle_sequence,
         control_address: config.control_address(),
+        control_ips: control_ips.to_vec(),
         control_sni: Config::control_sni(&valid.name),
         control_identity: config.control_identity(&valid.trust_domain),
         issuers_sha256: ca.ledger.active_issuer().map(|i| i.id.clone()).into_iter().collect(),

@@ -67,7 +67,8 @@ fn rotation(facts: Facts<'_>) -> Option<RotationStatus> {
     let nobody = Missing::default();
     let missing = facts.rotation.map_or(&nobody, |r| &r.missing);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let names = missing.replicas.iter().chain(&missing.proxies).chain(&missing.skewed);
+    let namespaces = missing.namespaces.iter().map(|n| format!("Namespace {n}"));
+    let names = missing.replicas.iter().chain(&missing.proxies).chain(&missing.skewed).cloned().chain(namespaces);
     Some(RotationStatus {
         kind: under_way.kind,
         cause: under_way.cause,
@@ -77,7 +78,7 @@ fn rotation(facts: Facts<'_>) -> Option<RotationStatus> {
         message: message(missing, next),
         waiting_proxies: count(missing.proxies.len() + missing.skewed.len()),
         waiting_replicas: count(missing.replicas.len()),
-        waiting_for: names.take(NAMED).cloned().collect(),
+        waiting_for: names.take(NAMED).collect(),
         waiting_until: missing.until.map(time),
     })
 }
@@ -109,8 +110,11 @@ fn message(missing: &Missing, next: &str) -> String {
             parts.push(format!("{} {what}", who.len()));
         }
     }
-    if missing.unpublished {
-        parts.push("the bundle to reach every namespace".into());
+    if !missing.namespaces.is_empty() {
+        parts.push(format!("the bundle to reach {} namespaces", missing.namespaces.len()));
+    }
+    if missing.unseen {
+        parts.push("news of pods that have just begun".into());
     }
     if parts.is_empty() { format!("next: {next}") } else { format!("waits for {}; then {next}", parts.join(", ")) }
 }

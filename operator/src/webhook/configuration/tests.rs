@@ -34,3 +34,28 @@ fn it_exists_while_there_are_meshes_and_never_touches_the_system() {
     edited.webhooks.as_mut().unwrap()[0].failure_policy = Some("Ignore".into());
     assert!(!is_current(&edited, &made));
 }
+
+#[test]
+fn a_selector_that_the_api_server_would_refuse_stays_out_of_what_all_meshes_share() {
+    let exempt = exempt("bowline-system");
+    let good = mesh("good", Some(LabelSelector::default()));
+    let alone = build(std::slice::from_ref(&good), &exempt, "bowline-system", "PEM");
+    for (operator, values) in
+        [("in", Some(vec!["a"])), ("NotIn", Some(vec![])), ("Exists", Some(vec!["a"])), ("In", None)]
+    {
+        let values = values.map(|v| v.into_iter().map(str::to_owned).collect());
+        let expression = LabelSelectorRequirement { key: "team".into(), operator: operator.into(), values };
+        let selector = LabelSelector { match_expressions: Some(vec![expression]), match_labels: None };
+        let mut poisoned = Arc::unwrap_or_clone(mesh("poisoned", Some(selector)));
+        let meshes = [Arc::clone(&good), Arc::new(poisoned.clone())];
+        assert_eq!(build(&meshes, &exempt, "bowline-system", "PEM"), alone, "{operator}");
+        // Its last valid one stays in force.
+        let last =
+            LabelSelector { match_labels: Some([("team".into(), "a".into())].into()), ..LabelSelector::default() };
+        let namespaces = bowline_crds::mesh::NamespacesStatus { selector: Some(last), ..Default::default() };
+        poisoned.status = Some(bowline_crds::MeshStatus { namespaces: Some(namespaces), ..Default::default() });
+        let made = build(&[Arc::clone(&good), Arc::new(poisoned)], &exempt, "bowline-system", "PEM").unwrap();
+        let webhook = made.webhooks.unwrap().into_iter().find(|w| w.name.starts_with("poisoned.")).unwrap();
+        assert_eq!(webhook.namespace_selector.unwrap().match_labels.unwrap()["team"], "a");
+    }
+}

@@ -3,6 +3,7 @@ use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::apply::Selection;
 
 fn ip(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))
@@ -13,7 +14,7 @@ fn key(name: &str) -> ServiceKey {
 }
 
 fn service(name: &str) -> Arc<Service> {
-    Arc::new(Service { key: key(name), ports: Vec::new() })
+    Arc::new(Service { key: key(name), ports: Vec::new(), selection: Selection::default() })
 }
 
 fn names(name: &str) -> Option<Arc<Address>> {

@@ -1,13 +1,14 @@
 //! One gRPC call of the kind `Chat`, held: a numbered message goes out, comes back, and the next one follows.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::stream;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tonic::transport::Endpoint;
 
-use super::{SILENCE, pace};
+use super::{SILENCE, With, pace};
 use crate::{
     fetch::Target,
     load::Report,
@@ -15,13 +16,13 @@ use crate::{
 };
 
 /// Holds one call and checks that every message comes back.
-pub(in crate::load) async fn hold(target: Target, report: Arc<Report>) {
-    if let Err(e) = chat(&target, &report).await {
+pub(in crate::load) async fn hold(target: Target, (report, stop): With) {
+    if let Err(e) = chat(&target, &report, &stop).await {
         report.stream_lost(&format!("grpc: {e:#}"));
     }
 }
 
-async fn chat(target: &Target, report: &Report) -> Result<()> {
+async fn chat(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
     let endpoint = Endpoint::from_shared(format!("http://{}", target.authority))?;
     let channel = endpoint.connect().await.context("connect")?;
     // One message is on its way at a time.
@@ -42,6 +43,9 @@ async fn chat(target: &Target, report: &Report) -> Result<()> {
         }
         sequence += 1;
         report.event();
+        if *stop.borrow() {
+            return Ok(());
+        }
     }
 }
 

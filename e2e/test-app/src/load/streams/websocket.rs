@@ -1,26 +1,24 @@
 //! One WebSocket, held: a numbered message goes out, comes back, and the next one follows.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{SILENCE, pace};
+use super::{SILENCE, With, pace};
 use crate::{
     fetch::{Target, connect},
     load::Report,
 };
 
 /// Holds one WebSocket and checks that every message comes back.
-pub(in crate::load) async fn hold(target: Target, report: Arc<Report>) {
-    if let Err(e) = converse(&target, &report).await {
+pub(in crate::load) async fn hold(target: Target, (report, stop): With) {
+    if let Err(e) = converse(&target, &report, &stop).await {
         report.stream_lost(&format!("websocket: {e:#}"));
     }
 }
 
-async fn converse(target: &Target, report: &Report) -> Result<()> {
+async fn converse(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
     let url = format!("ws://{}{}", target.authority, target.path);
     let (mut socket, _) = tokio_tungstenite::client_async(url, connect(target).await?).await.context("handshake")?;
     let (mut number, mut pause) = (0u64, pace());
@@ -34,5 +32,8 @@ async fn converse(target: &Target, report: &Report) -> Result<()> {
         }
         number += 1;
         report.event();
+        if *stop.borrow() {
+            return Ok(());
+        }
     }
 }

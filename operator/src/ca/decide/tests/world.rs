@@ -4,7 +4,7 @@ use bowline_crds::mesh::AuthorityPhase;
 
 use super::super::{Decision, Policy, decide};
 use crate::ca::{
-    evidence::{Evidence, Holding, Proxy, Replica, Report},
+    evidence::{Evidence, Holding, Mount, Proxy, Replica, Report},
     issue,
     ledger::{Ledger, Write},
     state::{CaState, at, unix},
@@ -32,7 +32,7 @@ impl World {
             watched_since: now,
             proxies: (0..3).map(proxy).collect(),
             replicas: (0..2).map(replica).collect(),
-            published: 0,
+            mounts: vec![Mount { namespace: "shop".into(), sequence: 0 }],
         };
         let mut world = Self { state, policy, evidence, now };
         world.all_follow();
@@ -46,10 +46,15 @@ impl World {
     /// Everybody takes over the state, and proxies renew.
     pub(super) fn all_follow(&mut self) {
         self.replicas_follow();
-        self.evidence.published = self.ledger().bundle_sequence;
+        self.publish();
         for n in 0..self.evidence.proxies.len() {
             self.proxy_follows(n);
         }
+    }
+
+    /// The bundle reaches the namespace.
+    pub(super) fn publish(&mut self) {
+        self.evidence.mounts[0].sequence = self.ledger().bundle_sequence;
     }
 
     pub(super) fn replicas_follow(&mut self) {

@@ -1,0 +1,115 @@
+//! A Mesh whose leaves end soon: what becomes of its members when nobody renews them.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bowline_proxy::bootstrap::{Reason, ports};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{App, Caller, SOON, app, rotation};
+use crate::context::{Context, Figures};
+
+/// Name of the Mesh and of the namespace.
+const MESH: &str = "e2e-gone-short";
+/// The shortest life of a leaf that a Mesh may ask for.
+const LEAF: Duration = Duration::from_secs(60);
+/// Seconds before the first leaf's end at which everything must work; looking takes a moment.
+const BEFORE: i64 = 5;
+/// Seconds after the last leaf's end at which no handshake may.
+const AFTER: i64 = 3;
+
+/// A client and a server that talk.
+pub struct ShortLived<'a> {
+    cx: &'a Context,
+    namespace: String,
+    client: Caller<'a>,
+    server: Caller<'a>,
+}
+
+impl<'a> ShortLived<'a> {
+    /// Makes the Mesh, its members and their load.
+    ///
+    /// # Errors
+    /// When they do not talk.
+    pub async fn deploy(cx: &'a Context) -> Result<Self> {
+        rotation::mesh(cx, MESH, json!({ "leafLifetime": format!("{}s", LEAF.as_secs()) })).await?;
+        let namespace = cx.temp_ns(MESH, Some(MESH)).await?;
+        app::deploy(cx, &namespace, &[App::new("server"), App::new("client")]).await?;
+        let client = Caller::of(cx, &namespace, "client").await?;
+        let server = Caller::of(cx, &namespace, "server").await?;
+        let load = ["--url", "http://server/", "--rate", "30", "--fresh-percent", "50", "--streams", "2"];
+        client.steady_load(&load, 2).await?;
+        Ok(Self { cx, namespace, client, server })
+    }
+
+    /// Everything works right up to the first leaf's end, new handshakes among it; after the last one's end a handshake fails, with the
+    /// reason. To be called when the operator is away.
+    ///
+    /// # Errors
+    /// When anything of that is not so.
+    pub async fn until_the_end(&self) -> Result<Figures> {
+        let ends = [self.end(self.client.ip).await?, self.end(self.server.ip).await?];
+        let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
+        let left = first - now();
+        ensure!(left > BEFORE, "the first leaf ends in {left} s: there was no time to see anything");
+        // Time is what is tested here, and not waited for anything.
+        until(first - BEFORE).await;
+        // Ports that were never called: each connection between the proxies is a new one.
+        let handshake = self.client.call(&["tcp", "server:9000", "--half-close", "--timeout", "2"]).await;
+        handshake.context("a handshake right before the leaf's end")?;
+        let load = self.client.stop_load().await?;
+        load.flawless(2).context("load up to the leaf's end")?;
+        ensure!(now() <= first, "the leaf ended while this was looked at: it proves nothing");
+
+        until(last + AFTER).await;
+        let report = self.client.call(&["grpc", "server:9090", "unary", "--timeout", "15"]).await?;
+        ensure!(report["code"] != 0, "a handshake after the leaf's end succeeded: {report}");
+        let report = self.client.call(&["get", "http://server:81/", "--h2", "--timeout", "15"]).await?;
+        let reason = &report["headers"]["bowline-reason"];
+        ensure!(reason == Reason::TlsFailed.as_str(), "a handshake after the leaf's end: {report}");
+        let ready = self.client.call(&["get", &format!("http://127.0.0.1:{}/ready", ports::ADMIN)]).await?;
+        let told = ready["body"].as_str().unwrap_or_default();
+        ensure!(ready["status"] == 503 && told.contains("the leaf expired"), "/ready does not tell it: {ready}");
+        let figures = Figures::new().with("leaf_seconds", LEAF.as_secs());
+        Ok(figures.with("sent_to_leaf_end", load.sent).with("failed_to_leaf_end", load.failed))
+    }
+
+    /// The operator is back since `start`: all works again without anybody's help. Removes the Mesh.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn back(self, figures: &mut Figures, start: Instant) -> Result<()> {
+        let again = || async {
+            let call = self.client.call(&["grpc", "server:9090", "unary"]).await?;
+            ensure!(call["code"] == 0, "{call}");
+            for ip in [self.client.ip, self.server.ip] {
+                let left = self.end(ip).await? - now();
+                ensure!(left > 0, "the leaf of the pod at {ip} ended {} s ago", -left);
+            }
+            Ok(())
+        };
+        self.cx.eventually(2 * SOON, "members do not come back by themselves", again).await?;
+        figures.set("leaves_back_seconds", (start.elapsed().as_secs_f64() * 10.0).round() / 10.0);
+        for url in ["http://server/", "http://server:8088/"] {
+            self.client.get(url).await?;
+        }
+        let restarts = super::restarts(self.cx, &self.namespace, "").await?;
+        ensure!(restarts == 0, "{restarts} containers restarted");
+        super::delete(self.cx, MESH).await
+    }
+
+    /// When the leaf of a pod ends, in Unix seconds.
+    async fn end(&self, ip: IpAddr) -> Result<i64> {
+        Ok(super::scrape_one(self.cx, ip).await?.sum("bowline_leaf_not_after_seconds", &[]) as i64)
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+async fn until(second: i64) {
+    sleep(Duration::from_secs(u64::try_from(second - now()).unwrap_or(0))).await;
+}
