@@ -4,7 +4,8 @@
 //!
 //! A client may end its side of the connection once its request is whole, and still wants the answer, as it gets it without a mesh
 //! (`nc -N`). That end cannot be told from that of a client which is gone, and is kept from the codec, which would give the request up:
-//! until the answer is over, or nothing was written for [`HALF_CLOSED`]. A reset is always told at once.
+//! until the answer is over, or nothing was written for [`HALF_CLOSED`]. A request's body that lacks its end breaks off then, and a
+//! reset is always told at once.
 
 use std::{
     cell::Cell,
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -31,8 +33,10 @@ const MOST: Duration = Duration::from_secs(8);
 /// How long a client may take to send a head, from its first byte.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a client that ended its side waits for the next byte.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
+/// How long a client that ended its side waits for the next byte: most of them are gone, and what they asked for is done in vain.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// Turns of the scheduler after which the codec has handed over what it read.
+const TURNS: u8 = 4;
 
 /// Counts what a connection carries.
 #[derive(Default)]
@@ -51,10 +55,14 @@ struct Socket {
     touched: AtomicBool,
     /// Something waits to be written.
     blocked: AtomicBool,
-    /// A request that has come whole is being answered.
+    /// A request is being answered.
     answering: AtomicBool,
     /// The client has ended its side meanwhile.
     half_closed: AtomicBool,
+    /// Waits for the rest of a request's body, of which there is no more then.
+    upload: AtomicWaker,
+    /// The codec, which was not told.
+    codec: AtomicWaker,
 }
 
 /// A request, or one of its bodies; it is carried until this is dropped.
@@ -62,6 +70,8 @@ pub(crate) struct Carried {
     traffic: Rc<Traffic>,
     /// It is a request's body.
     upload: bool,
+    /// Turns that its reader gave the codec, to hand over what it has, since the client ended its side.
+    turns: Cell<u8>,
 }
 
 impl Drop for Carried {
@@ -70,6 +80,9 @@ impl Drop for Carried {
         self.traffic.carried.set(left);
         if left == 0 {
             self.traffic.socket.answering.store(false, Relaxed);
+            if self.traffic.socket.half_closed.load(Relaxed) {
+                self.traffic.socket.codec.wake();
+            }
         }
     }
 }
@@ -78,24 +91,39 @@ impl Carried {
     /// For the request's body.
     pub(super) fn upload(&self) -> Self {
         self.traffic.carried.set(self.traffic.carried.get() + 1);
-        Self { traffic: Rc::clone(&self.traffic), upload: true }
+        Self { traffic: Rc::clone(&self.traffic), upload: true, turns: Cell::new(0) }
     }
 
-    /// The body was read to its end.
-    pub(super) fn over(&self) {
-        if self.upload {
-            self.traffic.socket.answering.store(true, Relaxed);
+    /// Something came of the body.
+    pub(super) fn progress(&self) {
+        self.turns.set(0);
+    }
+
+    /// Whether the body, of which there is nothing to be had at the moment, is cut off: its client has ended its side, and the codec
+    /// has nothing left.
+    pub(super) fn is_cut(&self, cx: &Context<'_>) -> bool {
+        if !self.upload {
+            return false;
         }
+        self.traffic.socket.upload.register(cx.waker());
+        if !self.traffic.socket.half_closed.load(Relaxed) {
+            return false;
+        }
+        let turns = self.turns.replace(self.turns.get().saturating_add(1));
+        if turns < TURNS {
+            cx.waker().wake_by_ref();
+        }
+        turns >= TURNS
     }
 }
 
 impl Traffic {
-    /// Another request; `whole`: there is no more to come of it.
-    pub(super) fn begin(self: &Rc<Self>, whole: bool) -> Carried {
+    /// Another request.
+    pub(super) fn begin(self: &Rc<Self>) -> Carried {
         self.begun.set(self.begun.get() + 1);
         self.carried.set(self.carried.get() + 1);
-        self.socket.answering.store(whole, Relaxed);
-        Carried { traffic: Rc::clone(self), upload: false }
+        self.socket.answering.store(true, Relaxed);
+        Carried { traffic: Rc::clone(self), upload: false, turns: Cell::new(0) }
     }
 
     /// The socket, observed.
@@ -198,8 +226,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
         if read.is_ready() {
             let ended = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
             if ended && self.socket.answering.load(Relaxed) {
-                // Nobody has to be woken: when the answer is over the codec looks by itself.
+                self.socket.codec.register(cx.waker());
                 self.socket.half_closed.store(true, Relaxed);
+                self.socket.upload.wake();
                 return Poll::Pending;
             }
             self.socket.touched.store(true, Relaxed);
@@ -269,7 +298,7 @@ mod tests {
     #[test]
     fn what_was_idle_between_two_looks_is_taken_down() {
         let mut seen = Seen::new();
-        drop(seen.traffic.begin(false));
+        drop(seen.traffic.begin());
         seen.touch();
         assert_eq!(seen.after(1), seen.again(1));
         assert_eq!(seen.after(1), Look::Idle);
@@ -278,7 +307,7 @@ mod tests {
     #[test]
     fn what_carries_a_request_is_looked_at_less_and_less_often() {
         let mut seen = Seen::new();
-        let request = seen.traffic.begin(false);
+        let request = seen.traffic.begin();
         let body = request.upload();
         drop(request);
         for next in [2, 4, 8, 8] {
@@ -294,15 +323,15 @@ mod tests {
     #[test]
     fn a_client_that_ended_its_side_gets_its_time_after_every_byte() {
         let mut seen = Seen::new();
-        let _request = seen.traffic.begin(false);
+        let _request = seen.traffic.begin();
         seen.traffic.socket.half_closed.store(true, Relaxed);
         for _ in 0..3 {
             seen.touch();
-            for _ in 0..4 {
-                assert!(matches!(seen.after(7), Look::Again(_)));
+            for _ in 0..3 {
+                assert!(matches!(seen.after(4), Look::Again(_)));
             }
         }
-        assert_eq!(seen.after(30), Look::Gone);
+        assert_eq!(seen.after(10), Look::Gone);
     }
 
     #[test]
@@ -316,7 +345,7 @@ mod tests {
         assert_eq!(seen.after(1), Look::Slow);
         let mut seen = Seen::new();
         for _ in 0..100 {
-            drop(seen.traffic.begin(false));
+            drop(seen.traffic.begin());
             seen.touch();
             assert_eq!(seen.after(1), seen.again(1), "requests one after the other");
         }

@@ -43,6 +43,8 @@ pub(crate) enum BodyError {
     Hyper(#[from] hyper::Error),
     #[error("HTTP/2 body: {0}")]
     H2(#[from] h2::Error),
+    #[error("the client ended its side in the middle of the body")]
+    Cut,
 }
 
 /// What a request holds until its answer has ended.
@@ -118,24 +120,14 @@ impl Payload {
         matches!(self.kind, Kind::Empty)
     }
 
-    /// Tells who wants to know when the body was read to its end.
+    /// Tells the guard when the body was read to its end.
     fn note_end(&mut self) {
-        if self.guard.is_none() && self.carried.is_none() {
-            return;
-        }
-        let over = match &self.kind {
-            Kind::Empty => true,
-            Kind::Hyper(body) => body.is_end_stream(),
-            Kind::Once(_) | Kind::H2(..) | Kind::Held { .. } => false,
-        };
-        if !over {
-            return;
-        }
         if let Some(Guard { lease: Lease::Whole { ended, .. }, .. }) = &mut self.guard {
-            *ended = true;
-        }
-        if let Some(carried) = &self.carried {
-            carried.over();
+            *ended |= match &self.kind {
+                Kind::Empty => true,
+                Kind::Hyper(body) => body.is_end_stream(),
+                Kind::Once(_) | Kind::H2(..) | Kind::Held { .. } => false,
+            };
         }
     }
 }
@@ -160,12 +152,19 @@ impl Body for Payload {
                 this.kind = Kind::Empty;
                 Some(Ok(Frame::data(bytes)))
             }
-            Kind::Hyper(body) => match ready!(Pin::new(body).poll_frame(cx)) {
-                None => {
+            Kind::Hyper(body) => match (Pin::new(body).poll_frame(cx), &this.carried) {
+                (Poll::Pending, Some(carried)) if carried.is_cut(cx) => Some(Err(BodyError::Cut)),
+                (Poll::Pending, _) => return Poll::Pending,
+                (Poll::Ready(None), _) => {
                     this.kind = Kind::Empty;
                     None
                 }
-                Some(frame) => Some(frame.map_err(BodyError::from)),
+                (Poll::Ready(Some(frame)), carried) => {
+                    if let Some(carried) = carried {
+                        carried.progress();
+                    }
+                    Some(frame.map_err(BodyError::from))
+                }
             },
             Kind::H2(body, held) => {
                 // Whoever asks for more has taken what there was.

@@ -88,6 +88,6 @@ pub(crate) async fn send(into: &mut SendStream<Bytes>, mut data: Bytes, last: bo
 fn reset_reason(e: &BodyError) -> Reason {
     match e {
         BodyError::H2(e) => e.reason().unwrap_or(Reason::CANCEL),
-        BodyError::Hyper(_) => Reason::CANCEL,
+        BodyError::Hyper(_) | BodyError::Cut => Reason::CANCEL,
     }
 }

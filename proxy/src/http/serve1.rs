@@ -79,10 +79,7 @@ async fn while_busy(
 ) -> Option<Prefixed<TcpStream>> {
     let service = {
         let (context, traffic) = (Rc::clone(context), Rc::clone(traffic));
-        service_fn(move |request: Request<Incoming>| {
-            let carried = traffic.begin(request.body().is_end_stream());
-            answer(Rc::clone(&context), carried, request)
-        })
+        service_fn(move |request| answer(Rc::clone(&context), traffic.begin(), request))
     };
     let io = TokioIo::new(traffic.observe(io));
     let mut connection = builder().serve_connection(io, service).with_upgrades();

@@ -18,12 +18,14 @@ async fn a_client_that_ended_its_side_gets_its_answer() {
     let mesh = Mesh::new(app.address, Protocol::Detect);
     mesh.policy(false);
     let mut begun = 0;
+    let large = format!("POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(3_000_000));
     for to in [mesh.client.handle.outbound, mesh.server.handle.plain] {
         for (request, expected) in [
             ("GET /slow HTTP/1.0\r\n\r\n", "slow"),
             ("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", "slow"),
             ("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "slow"),
             ("POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "5 0"),
+            (&large, "3000000 0"),
         ] {
             let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
@@ -32,9 +34,9 @@ async fn a_client_that_ended_its_side_gets_its_answer() {
             eventually("begun", || app.begun.load(Ordering::SeqCst) == begun).await;
             app.release.add_permits(usize::from(expected == "slow"));
             let mut answer = String::new();
-            soon(request, stream.read_to_string(&mut answer)).await.unwrap();
-            assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 OK"), "{request}: {answer}");
-            assert!(answer.ends_with(expected), "{request}: {answer}");
+            soon("answer", stream.read_to_string(&mut answer)).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 OK"), "{expected}: {answer}");
+            assert!(answer.ends_with(expected), "{expected}: {answer}");
         }
     }
 }
