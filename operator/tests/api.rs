@@ -17,3 +17,5 @@ mod server;
 mod watch;
 #[path = "api/webhook.rs"]
 mod webhook;
+#[path = "api/world.rs"]
+mod world;

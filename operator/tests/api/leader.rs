@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    mesh::World,
     server::{Fault, Server},
+    world::World,
 };
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/bowline-system/leases";

@@ -4,8 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    mesh::{BUNDLE, MESH, World, mesh},
     server::Fault,
+    world::{BUNDLE, MESH, World, mesh},
 };
 
 const RIVAL: &str = "/apis/bowline.dev/v1alpha1/meshes/rival";

@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    mesh::{MESH, World},
     server::Fault,
+    world::{MESH, World},
 };
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";

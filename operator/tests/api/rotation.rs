@@ -6,8 +6,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use serde_json::{Value, json};
 
 use crate::{
-    mesh::{BUNDLE, MESH, SECRET, World},
     server::Fault,
+    world::{BUNDLE, MESH, SECRET, World},
 };
 
 const SOURCE: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-issuer";

@@ -1,0 +1,116 @@
+//! Who is told of what, and how little of it.
+
+use super::*;
+
+fn hub() -> Hub {
+    let hub = Hub::new(Measures::default());
+    let mut index = shop();
+    hub.update(move |empty| {
+        std::mem::swap(empty, &mut index);
+        BTreeSet::new()
+    });
+    hub
+}
+
+fn subject(text: &str) -> Key {
+    let kind = if text.contains('/') { proto::ResourceType::Service } else { proto::ResourceType::Address };
+    Key::parse(kind.into(), text, &Name::new("shop", "web-1")).unwrap()
+}
+
+#[test]
+fn an_address_brings_its_service() {
+    let hub = hub();
+    let mut subscription = hub.join("default");
+    subscription.add(subject("10.96.0.10")).unwrap();
+    let taken: BTreeSet<String> = subscription.take(usize::MAX).unwrap().iter().map(|c| c.key.text()).collect();
+    assert_eq!(taken, ["10.96.0.10".to_owned(), "shop/web".to_owned()].into());
+    assert!(subscription.take(usize::MAX).unwrap().is_empty());
+}
+
+#[test]
+fn changes_are_gathered_and_only_the_latest_counts() {
+    let hub = hub();
+    let mut subscription = hub.join("default");
+    subscription.add(subject("shop/legacy")).unwrap();
+    let first = subscription.take(usize::MAX).unwrap();
+    for ip in 1..100_u8 {
+        hub.update(|index| {
+            let slice = json!({ "kind": "EndpointSlice", "metadata": { "name": "legacy-a", "namespace": "shop",
+                "labels": { "kubernetes.io/service-name": "legacy" } }, "addressType": "IPv4",
+                "ports": [{ "port": 8080 }], "endpoints": [{ "addresses": [format!("172.16.0.{ip}")] }] });
+            set(index, &slice)
+        });
+    }
+    let taken = subscription.take(usize::MAX).unwrap();
+    assert_eq!(taken.len(), 1);
+    assert_ne!(taken[0].compiled.version, first[0].compiled.version);
+    let service = proto::Service::decode(taken[0].compiled.body.clone()).unwrap();
+    assert_eq!(endpoints(&service), ["172.16.0.99 [8080] [] "]);
+    // Unrelated changes wake nobody.
+    hub.update(|index| index.set_pod(&Name::new("shop", "new"), Some(any_pod_view(200, true, false))));
+    assert!(!subscription.has_more());
+}
+
+#[test]
+fn what_nobody_wants_is_forgotten() {
+    let hub = hub();
+    let (mut one, mut two) = (hub.join("default"), hub.join("default"));
+    one.add(subject("10.96.0.10")).unwrap();
+    two.add(subject("10.96.0.10")).unwrap();
+    one.take(usize::MAX).unwrap();
+    assert_eq!(hub.entries(), 2);
+    one.remove(&subject("shop/web"));
+    assert_eq!(hub.entries(), 1);
+    drop(one);
+    assert_eq!(hub.entries(), 1);
+    drop(two);
+    assert_eq!(hub.entries(), 0);
+}
+
+#[test]
+fn a_resource_that_cannot_be_loaded_is_not_shipped() {
+    let hub = hub();
+    let mut subscription = hub.join("default");
+    subscription.add(subject("shop/legacy")).unwrap();
+    assert_eq!(subscription.take(usize::MAX).unwrap().len(), 1);
+    let too_large = SliceView {
+        service: Name::new("shop", "legacy"),
+        ports: [(String::new(), 8080)].into(),
+        endpoints: (0..200_000_u32)
+            .map(|n| EndpointView {
+                ip: IpAddr::from((0x0b00_0000 + n).to_be_bytes()),
+                pod: String::new(),
+                zone: "a-zone-with-a-long-name".into(),
+                node: String::new(),
+                ready: true,
+                draining: false,
+            })
+            .collect(),
+    };
+    hub.update(|index| index.set_slice(&Name::new("shop", "legacy-a"), Some(too_large)));
+    assert!(!subscription.has_more(), "the last good one stays");
+    subscription.add(subject("shop/legacy")).unwrap();
+    let kept = subscription.take(usize::MAX).unwrap();
+    let service = proto::Service::decode(kept[0].compiled.body.clone()).unwrap();
+    assert_eq!(endpoints(&service), ["172.16.0.1 [8080] [] "]);
+}
+
+#[test]
+fn a_mesh_that_appears_late_is_seen_by_its_proxies() {
+    let hub = hub();
+    let mut subscription = hub.join("late");
+    subscription.add(subject("10.96.0.10")).unwrap();
+    assert!(subscription.take(usize::MAX).unwrap().is_empty(), "nothing can be said yet");
+    hub.set_mesh("late", Some(mesh(true)));
+    assert_eq!(subscription.take(usize::MAX).unwrap().len(), 2);
+}
+
+#[test]
+fn subscriptions_are_bounded() {
+    let hub = hub();
+    let mut subscription = hub.join("default");
+    for n in 0..u32::try_from(MAX_SUBSCRIPTIONS).unwrap() {
+        subscription.add(Key::Subject(Subject::Address(IpAddr::from(n.to_be_bytes())))).unwrap();
+    }
+    assert_eq!(subscription.add(subject("shop/web")), Err(TooMany));
+}
