@@ -118,37 +118,52 @@ async fn nobody_but_a_proxy_is_believed_to_be_one() {
     }
 }
 
-/// Says on its first connection, when a request has come, what `word` is, and serves the second.
+/// Says to the first request that comes what `word` is, and serves those that follow; with no word it closes the connection.
 async fn reluctant(octet: u8, word: &'static [u8]) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
-    let accepted = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&accepted);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
     let address = application::raw(octet, move |mut stream| {
-        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let asked = Arc::clone(&count);
         async move {
-            if !first {
+            if asked.load(Ordering::SeqCst) > 0 {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    asked.fetch_add(1, Ordering::SeqCst);
                     respond.send_response(Response::new(()), true).unwrap();
                 }
                 return;
             }
             stream.read_exact(&mut [0; 24]).await.unwrap();
             stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-            loop {
-                let mut head = [0; 9];
-                stream.read_exact(&mut head).await.unwrap();
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
-                // HEADERS
-                if head[3] == 1 {
-                    break;
+            // Until the client closes: whoever closes with something unread takes back what it has said.
+            while let Some(id) = next_request(&mut stream).await {
+                if asked.fetch_add(1, Ordering::SeqCst) > 0 {
+                    // HEADERS that end the stream, `:status: 200`
+                    let answer = [&[0, 0, 1, 1, 5][..], &id, &[0x88]].concat();
+                    stream.write_all(&answer).await.unwrap();
+                } else if word.is_empty() {
+                    return;
+                } else {
+                    stream.write_all(word).await.unwrap();
                 }
             }
-            stream.write_all(word).await.unwrap();
         }
     })
     .await;
-    (address, accepted)
+    (address, asked)
+}
+
+/// The stream of the next HEADERS; `None`: the client has closed.
+async fn next_request(stream: &mut TcpStream) -> Option<[u8; 4]> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).await.ok()?;
+        if head[3] == 1 {
+            return head[5..].try_into().ok();
+        }
+    }
 }
 
 /// GOAWAY that has seen nothing.
@@ -167,7 +182,7 @@ async fn what_a_server_did_not_process_is_sent_again() {
         (b"", Method::GET, false, Ok(200)),
         (b"", Method::POST, false, Ok(502)),
     ] {
-        let (address, accepted) = reluctant(3, word).await;
+        let (address, asked) = reluctant(3, word).await;
         let mesh = Mesh::new(address, Protocol::Http2);
         let mut send = client(&mesh).await;
         let request = Request::builder().method(method.clone()).uri("http://web/").body(()).unwrap();
@@ -179,7 +194,7 @@ async fn what_a_server_did_not_process_is_sent_again() {
         let case = format!("{word:?} {method} {body}: {answered:?}");
         assert_eq!(answered.map_err(|e| e.reason().unwrap()), expected, "{case}");
         let again = usize::from(expected == Ok(200));
-        assert_eq!(accepted.load(Ordering::SeqCst), 1 + again, "{case}");
+        assert_eq!(asked.load(Ordering::SeqCst), 1 + again, "{case}");
     }
 }
 
