@@ -1,4 +1,5 @@
-//! Deleting a Mesh with workloads in it is held, and says so; forced, or without workloads, everything that it made goes.
+//! Deleting a Mesh with workloads in it is held, and says so; forced, or without workloads, everything that it made goes; the last one takes
+//! the webhook's configuration with it.
 //!
 //! Seen to fail: a deletion that is not held makes the Mesh disappear before the condition is read; anything left behind
 //! is found by name.
@@ -8,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use bowline_crds::Mesh;
 use bowline_crds::conditions::reasons;
-use bowline_crds::names::{FORCE_DELETE_ANNOTATION, OWNER_LABEL};
+use bowline_crds::names::{FORCE_DELETE_ANNOTATION, INJECTED_ANNOTATION, OWNER_LABEL};
+use bowline_operator::webhook::configuration;
 use bowline_proxy::bootstrap::TRUST_CONFIG_MAP_PREFIX;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -56,6 +58,9 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     cx.temp_ns("e2e-doomed-empty", Some(DOOMED)).await?;
     api.delete(DOOMED, &DeleteParams::default()).await?;
     gone(cx).await?;
+    if cx.env().kubeconfig.is_none() {
+        last(cx).await?;
+    }
     Ok(Figures::new().with("container_restarts", restarts).with("forced_seconds", (forced * 10.0).round() / 10.0))
 }
 
@@ -86,6 +91,31 @@ async fn gone(cx: &Context) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The last Mesh takes the webhook's configuration with it, and pods start as if there had been none. Not on a cluster of the user's, whose
+/// Meshes are not ours to delete.
+async fn last(cx: &Context) -> Result<()> {
+    let api = Api::<Mesh>::all(cx.client());
+    let force = json!({ "metadata": { "annotations": { FORCE_DELETE_ANNOTATION: "true" } } });
+    for mesh in api.list(&ListParams::default()).await? {
+        let name = mesh.name_any();
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(&force)).await?;
+        api.delete(&name, &DeleteParams::default()).await?;
+    }
+    cx.eventually(SOON, "a Mesh or the webhook's configuration stays", || async {
+        let meshes = api.list(&ListParams::default()).await?.items;
+        ensure!(meshes.is_empty(), "there is Mesh {}", meshes[0].name_any());
+        let webhook = Api::<MutatingWebhookConfiguration>::all(cx.client()).get_opt(configuration::NAME).await?;
+        ensure!(webhook.is_none(), "MutatingWebhookConfiguration {} is there", configuration::NAME);
+        Ok(())
+    })
+    .await?;
+    let ns = cx.temp_ns("e2e-doomed-after", Some(DOOMED)).await?;
+    app::deploy(cx, &ns, &[App::new("plain")]).await?;
+    let pods = cx.pods(&ns, "app=plain").await?;
+    ensure!(pods.iter().all(|pod| pod.annotations().get(INJECTED_ANNOTATION).is_none()), "a sidecar without a Mesh");
+    cx.delete_ns(&ns).await
 }
 
 /// Everything in the cluster that was made for the Mesh.

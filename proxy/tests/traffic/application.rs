@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -66,9 +66,17 @@ pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).boxed()
 }
 
-/// Listens on the last octet's loopback address.
+/// Listens on a loopback address of that second octet.
 pub(crate) async fn listen(octet: u8) -> (TcpListener, SocketAddr) {
-    listen_on([127, 0, 0, octet].into()).await
+    listen_on(own(octet)).await
+}
+
+/// A loopback address that no other test has: a second proxy is to have the mesh port of the first, and where nobody listens nobody is to
+/// begin.
+fn own(octet: u8) -> std::net::IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    [127, octet, high, low].into()
 }
 
 async fn listen_on(ip: std::net::IpAddr) -> (TcpListener, SocketAddr) {
@@ -79,7 +87,7 @@ async fn listen_on(ip: std::net::IpAddr) -> (TcpListener, SocketAddr) {
 
 /// HTTP/1.1.
 pub(crate) async fn http1(octet: u8) -> Application {
-    http1_on([127, 0, 0, octet].into()).await
+    http1_on(own(octet)).await
 }
 
 /// The same on any address.

@@ -44,7 +44,7 @@ async fn trailers_of_http1_arrive_both_ways() {
         stream.write_all(answer.as_bytes()).await.unwrap();
     })
     .await;
-    mesh.serve(Protocol::Http1, vec![mesh.endpoint(address, "server")]);
+    let mesh = Mesh::new(address, Protocol::Http1);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n";
     let answer = soon("answer", say(mesh.connect().await, request)).await;
     assert!(answer.ends_with("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"), "{answer}");

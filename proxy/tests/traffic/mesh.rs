@@ -117,7 +117,7 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// The application is to listen on 127.0.0.2 or another loopback address, where its proxy does too.
+    /// The application is to listen on a loopback address of its own, where its proxy does too.
     pub(crate) fn new(application: SocketAddr, protocol: Protocol) -> Self {
         Self::with(application, protocol, |_, _| {})
     }
