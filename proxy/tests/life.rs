@@ -53,7 +53,8 @@ fn start_by(world: &World, mut program: Command) -> Slot {
         .env(env::POD_NAMESPACE, "shop")
         .env(env::POD_IP, &address)
         .env(env::SERVICE_ACCOUNT, "web")
-        .env(env::DRAIN_SECONDS, "5")
+        // Longer than anybody here waits.
+        .env(env::DRAIN_SECONDS, "600")
         .env(env::PROBES, probes)
         .env("BOWLINE_SLOTS_DIR", &world.dir)
         .env("BOWLINE_TRUST_DIR", &world.dir)
@@ -163,15 +164,23 @@ async fn as_many_files_are_opened_as_may_be() {
 async fn callers_who_say_nothing_lock_nobody_out() {
     let (_world, slot, _stream) = ready().await;
     for (port, path, expected) in [(ports::PROBES, "/probe/web/liveness", 503), (ports::METRICS, "/metrics", 200)] {
-        let mut silent = Vec::new();
-        for _ in 0..300 {
-            silent.push(TcpStream::connect((slot.address.as_str(), port)).await.unwrap());
+        let mut made_room = false;
+        // Where the machine stands still for so long that the silent ones are given up for their silence, nothing was learnt.
+        for _ in 0..5 {
+            let mut silent = Vec::new();
+            for _ in 0..300 {
+                silent.push(TcpStream::connect((slot.address.as_str(), port)).await.unwrap());
+            }
+            assert_eq!(slot.get(port, path).await.expect("an answer").0, expected);
+            // Only the oldest made room.
+            assert_eq!(timeout(SOON, silent[0].read(&mut [0; 1])).await.expect("its end").unwrap(), 0);
+            let unread = silent[299].try_read(&mut [0; 1]).map_err(|e| e.kind());
+            if unread == Err(std::io::ErrorKind::WouldBlock) {
+                made_room = true;
+                break;
+            }
         }
-        // Sooner than the silent ones are given up.
-        let answer = timeout(Duration::from_secs(3), slot.get(port, path)).await.expect("an answer in time");
-        assert_eq!(answer.unwrap().0, expected);
-        // The oldest made room.
-        assert_eq!(timeout(SOON, silent[0].read(&mut [0; 1])).await.expect("its end").unwrap(), 0);
+        assert!(made_room, "{path} was answered only when the silent ones were given up");
     }
 }
 
@@ -188,8 +197,6 @@ async fn a_connection_to_the_probes_is_for_one_request() {
 #[tokio::test]
 async fn a_slot_that_has_nothing_in_flight_ends_at_once_and_well() {
     let (_world, mut slot, _stream) = ready().await;
-    let told = Instant::now();
     slot.signal(Signal::TERM);
     assert!(slot.end().await.success());
-    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
 }

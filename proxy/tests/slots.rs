@@ -14,7 +14,11 @@ use std::{
 use bowline_proxy::bootstrap::{VERSION, env};
 use rustix::process::{Pid, Signal, kill_process};
 
-const SOON: Duration = Duration::from_secs(10);
+/// For what happens in milliseconds on a machine that is not busy.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Much longer than anybody here waits: what ends has not drained for as long as it may.
+const DRAIN_SECONDS: &str = "600";
 
 /// A pod with two slots on a loopback address of its own.
 struct Pod {
@@ -49,7 +53,7 @@ impl Pod {
             .env(env::POD_NAMESPACE, "shop")
             .env(env::POD_IP, &self.address)
             .env(env::SERVICE_ACCOUNT, "web")
-            .env(env::DRAIN_SECONDS, "1")
+            .env(env::DRAIN_SECONDS, DRAIN_SECONDS)
             .env("BOWLINE_SLOTS_DIR", &self.dir)
             .env("BOWLINE_TRUST_DIR", &self.dir)
             .env("BOWLINE_BIND_ADDRESS", &self.address)
@@ -115,9 +119,7 @@ fn the_standby_takes_over_when_the_other_is_killed_and_back_again() {
     b.until("standby");
     assert_eq!(role(&a.socket).as_deref(), Some("serving"), "a newcomer takes nothing away");
     a.signal(Signal::KILL);
-    let killed = Instant::now();
     b.until("serving");
-    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
     a.end();
     let a = pod.start("a");
     a.until("standby");
@@ -133,10 +135,8 @@ fn a_standby_ends_at_once_and_well_when_told_to() {
     a.until("serving");
     let mut b = pod.start("b");
     b.until("standby");
-    let told = Instant::now();
     b.signal(Signal::TERM);
     assert!(b.end().success());
-    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
     assert_eq!(role(&a.socket).as_deref(), Some("serving"));
 }
 
@@ -152,6 +152,17 @@ fn when_both_are_gone_the_first_to_come_back_serves() {
     a.until("standby");
 }
 
+/// How often a process was put on a processor, with all its threads.
+fn wakings(process: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let of_thread = |thread: PathBuf| -> u64 {
+        // Time on a processor, time of waiting for one, times it got one.
+        let line = std::fs::read_to_string(thread.join("schedstat")).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    threads.map(|thread| of_thread(thread.unwrap().path())).sum()
+}
+
 #[test]
 fn a_standby_uses_no_processor() {
     let pod = Pod::new();
@@ -159,14 +170,17 @@ fn a_standby_uses_no_processor() {
     a.until("serving");
     let b = pod.start("b");
     b.until("standby");
-    let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", b.process.id())).unwrap();
-        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
-    let before = ticks();
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(ticks(), before);
+    // It may still be busy with the end of the last answer; one that polls never comes to rest.
+    let deadline = Instant::now() + SOON;
+    loop {
+        let before = wakings(b.process.id());
+        thread::sleep(Duration::from_millis(500));
+        let woken = wakings(b.process.id()) - before;
+        if woken == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "woken {woken} times in half a second");
+    }
 }
 
 #[test]
@@ -192,7 +206,8 @@ fn without_the_small_program_the_proxy_stands_by_itself() {
     let alone = pod.dir.with_extension("program");
     std::fs::create_dir_all(&alone).unwrap();
     let program = alone.join("bowline-proxy");
-    std::fs::copy(env!("CARGO_BIN_EXE_bowline-proxy"), &program).unwrap();
+    // By another process: what this one has open for writing when a neighbour forks cannot be executed until that has executed something.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_bowline-proxy")).arg(&program).status().unwrap().success());
     let mut a = pod.start_program("a", &program);
     a.until("serving");
     let b = pod.start_program("b", &program);

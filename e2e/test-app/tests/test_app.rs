@@ -4,12 +4,15 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Output},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 const APP: &str = env!("CARGO_BIN_EXE_test-app");
+/// For what happens in milliseconds on a machine that is not busy.
+const SOON: Duration = Duration::from_secs(30);
 
 struct Server {
     child: Child,
@@ -23,10 +26,19 @@ impl Drop for Server {
     }
 }
 
-/// Ports that were free a moment ago.
+/// Ports that no other server of these tests has, and that no connection is given: they lie below the kernel's range for those, from which
+/// a port that is free now may be taken before the server comes to bind it.
 fn free_ports() -> [u16; 6] {
-    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|l| l.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    [(); 6].map(|()| {
+        loop {
+            let port = NEXT.fetch_add(1, Ordering::Relaxed);
+            assert!(port < 32_768, "no port is free");
+            if TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))).is_ok() {
+                break port;
+            }
+        }
+    })
 }
 
 impl Server {
@@ -39,13 +51,19 @@ impl Server {
         let flags = ["--http", "--grpc", "--echo", "--banner", "--tcp-health", "--control"];
         let args = flags.iter().zip(ports).flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]);
         let child = Command::new(APP).arg("serve").args(args).args(more).env("POD_NAME", "me").spawn().unwrap();
-        let server = Self { child, ports };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !server.ctl(&["check", "http"]).status.success() {
-            assert!(Instant::now() < deadline, "the server did not start");
+        let mut server = Self { child, ports };
+        let deadline = Instant::now() + SOON;
+        loop {
+            let said = server.ctl(&["check", "http"]);
+            if said.status.success() {
+                return server;
+            }
+            if let Some(status) = server.child.try_wait().unwrap() {
+                panic!("the server ended with {status}");
+            }
+            assert!(Instant::now() < deadline, "the server did not start: {said:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 
     fn at(&self, which: usize) -> String {
@@ -144,7 +162,7 @@ fn load_that_runs_by_itself_counts_what_fails() {
     let load = ["start", "--url", &url, "--rate", "200", "--seconds", "1"];
     let started = server.ctl(&[&load[..], &held[..]].concat());
     assert!(started.status.success(), "{started:?}");
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + SOON;
     let report = loop {
         let report: Value = serde_json::from_slice(&server.ctl(&["report"]).stdout).unwrap();
         if report["running"] == false {
@@ -170,7 +188,7 @@ fn load_that_runs_by_itself_counts_what_fails() {
 
 /// The report of the load so far, once `enough` says so.
 fn report_when(server: &Server, enough: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + SOON;
     loop {
         let report: Value = serde_json::from_slice(&server.ctl(&["report"]).stdout).unwrap();
         if enough(&report) {

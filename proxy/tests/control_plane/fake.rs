@@ -46,7 +46,7 @@ pub(crate) const OPERATOR: &str = "spiffe://mesh.test/ns/bowline-system/sa/bowli
 pub(crate) const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
 const SNI: &str = "test.mesh.bowline.internal";
 /// For everything that should happen soon.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// How the fake signs.
 #[derive(Clone)]

@@ -1,7 +1,4 @@
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use bowline_proxy::{control::apply::Protocol, dataplane::Destination};
 use tokio::{
@@ -78,11 +75,9 @@ async fn much_is_echoed_unchanged() {
 async fn a_server_that_speaks_first_is_not_kept_waiting() {
     let mesh = Mesh::new(application::raw(4, greet).await, Protocol::Detect);
     for _ in 0..3 {
-        let began = Instant::now();
         let mut stream = mesh.connect().await;
         let mut hello = [0; 11];
         soon("greeting", stream.read_exact(&mut hello)).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         stream.write_all(b"QUIT\r\n").await.unwrap();
         let mut rest = String::new();
         soon("rest", stream.read_to_string(&mut rest)).await.unwrap();

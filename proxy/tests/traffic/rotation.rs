@@ -1,11 +1,8 @@
 //! Roots are replaced under living connections: A → A and B → B, as the control plane does it.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bowline_proxy::control::apply::{Bundle, Protocol};
@@ -229,7 +226,6 @@ async fn what_stands_on_a_revoked_root_is_cut_off_at_once() {
         let mut call = Call::begin(connect2(&meshes[1]).await).await;
         let mut tunnel = meshes[2].connect().await;
         echo(&mut tunnel).await;
-        let began = Instant::now();
         for mesh in &meshes {
             prepare(mesh, &new);
             let bundle = revoking(3, &[&new], &[&mesh.ca]);
@@ -242,8 +238,7 @@ async fn what_stands_on_a_revoked_root_is_cut_off_at_once() {
         for stream in [&mut socket, &mut tunnel] {
             assert!(soon("cut off", stream.read(&mut [0; 1])).await.map_or(true, |n| n == 0));
         }
-        while call.echo().await {}
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        soon("the stream is cut", async { while call.echo().await {} }).await;
         for mesh in &meshes {
             publish(mesh, &mesh.ca, &bundle(4, &[&mesh.ca, &new]));
         }
