@@ -4,6 +4,7 @@
 
 mod advisories;
 mod command;
+mod failures;
 mod tally;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use self::command::{Logged, Show};
+use self::failures::Failure;
 use self::tally::{Height, Tallies};
 use crate::env::Env;
 use crate::lock::Lock;
@@ -37,7 +39,7 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     Passed,
-    Failed,
+    Failed(Vec<Failure>),
     Skipped(String),
 }
 
@@ -145,7 +147,7 @@ impl<'a> Run<'a> {
         let logged = Logged { name, command, log: self.logs.join(format!("{name}.log")), show };
         let (good, lines) = logged.run().await?;
         self.tallies.read(&lines, good);
-        let verdict = if good { Verdict::Passed } else { Verdict::Failed };
+        let verdict = if good { Verdict::Passed } else { Verdict::Failed(failures::of_stage(name, &lines)) };
         self.ended.push(Ended { name, took: begun.elapsed(), verdict });
         Ok(good)
     }
@@ -156,13 +158,21 @@ impl<'a> Run<'a> {
         self.ended.push(Ended { name, took: Duration::ZERO, verdict: Verdict::Skipped(why.into()) });
     }
 
-    /// Prints the stages, the tests by height and the total; returns whether all is well.
+    /// Prints what failed, the stages, the tests by height and the total; returns whether all is well.
     fn report(&self) -> bool {
         println!();
+        for Ended { name, verdict, .. } in &self.ended {
+            let Verdict::Failed(failures) = verdict else { continue };
+            for Failure { name: test, said } in failures {
+                println!("FAILED in {name}: {test}");
+                said.iter().for_each(|line| println!("    {line}"));
+                println!();
+            }
+        }
         for Ended { name, took, verdict } in &self.ended {
             let verdict = match verdict {
                 Verdict::Passed => "passed".to_owned(),
-                Verdict::Failed => format!("FAILED, see {}", self.logs.join(format!("{name}.log")).display()),
+                Verdict::Failed(_) => format!("FAILED, see {}", self.logs.join(format!("{name}.log")).display()),
                 Verdict::Skipped(why) => format!("skipped: {why}"),
             };
             println!("{name:<20} {:>14}  {verdict}", minutes(*took));
