@@ -9,6 +9,7 @@ pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod headers;
 pub(crate) mod idle;
+mod observed;
 pub(crate) mod payload;
 pub(crate) mod pump;
 pub(crate) mod serve1;

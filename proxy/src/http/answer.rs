@@ -42,6 +42,17 @@ pub(crate) fn status(reason: Reason) -> StatusCode {
     }
 }
 
+/// The bytes of the last answer on a connection of HTTP/1 that has no codec; `status`: code and phrase.
+pub(super) fn plain_answer(status: &str, failure: &Failure) -> String {
+    let text = format!("bowline: {failure}\n");
+    format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\n{REASON_HEADER}: {}\r\ncontent-type: text/plain; \
+         charset=utf-8\r\ncontent-length: {}\r\n\r\n{text}",
+        failure.reason.as_str(),
+        text.len()
+    )
+}
+
 /// Whether a request speaks gRPC, whose clients read another kind of status.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))

@@ -9,22 +9,15 @@
 
 use std::{
     cell::Cell,
-    io,
-    pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Context,
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
+
+use super::observed::{Observed, Socket};
 
 /// How often a connection is looked at: one that was idle from one look to the next is taken down.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -47,22 +40,6 @@ pub(super) struct Traffic {
     begun: Cell<u64>,
     /// Apart, since the socket may go to another thread with an upgrade.
     socket: Arc<Socket>,
-}
-
-#[derive(Default)]
-struct Socket {
-    /// Something was read or written.
-    touched: AtomicBool,
-    /// Something waits to be written.
-    blocked: AtomicBool,
-    /// A request is being answered.
-    answering: AtomicBool,
-    /// The client has ended its side meanwhile.
-    half_closed: AtomicBool,
-    /// Waits for the rest of a request's body, of which there is no more then.
-    upload: AtomicWaker,
-    /// The codec, which was not told.
-    codec: AtomicWaker,
 }
 
 /// A request, or one of its bodies; it is carried until this is dropped.
@@ -88,6 +65,11 @@ impl Drop for Carried {
 }
 
 impl Carried {
+    /// The connection its request came on.
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// For the request's body.
     pub(super) fn upload(&self) -> Self {
         self.traffic.carried.set(self.traffic.carried.get() + 1);
@@ -123,12 +105,18 @@ impl Traffic {
         self.begun.set(self.begun.get() + 1);
         self.carried.set(self.carried.get() + 1);
         self.socket.answering.store(true, Relaxed);
+        self.socket.owed.store(true, Relaxed);
         Carried { traffic: Rc::clone(self), upload: false, turns: Cell::new(0) }
     }
 
     /// The socket, observed.
     pub(super) fn observe<S>(&self, inner: S) -> Observed<S> {
-        Observed { inner, socket: Arc::clone(&self.socket) }
+        Observed::new(inner, Arc::clone(&self.socket))
+    }
+
+    /// What is written from now on is not HTTP any more.
+    pub(super) fn switch(&self) {
+        self.socket.switched.store(true, Relaxed);
     }
 }
 
@@ -198,70 +186,6 @@ impl Clock {
     /// No head has begun.
     pub(super) fn reset(&mut self) {
         self.head = None;
-    }
-}
-
-/// A socket whose use is noted.
-pub(super) struct Observed<S> {
-    inner: S,
-    socket: Arc<Socket>,
-}
-
-impl<S> Observed<S> {
-    pub(super) fn into_inner(self) -> S {
-        self.inner
-    }
-
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.socket.touched.store(true, Relaxed);
-        self.socket.blocked.store(written.is_pending(), Relaxed);
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if read.is_ready() {
-            let ended = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
-            if ended && self.socket.answering.load(Relaxed) {
-                self.socket.codec.register(cx.waker());
-                self.socket.half_closed.store(true, Relaxed);
-                self.socket.upload.wake();
-                return Poll::Pending;
-            }
-            self.socket.touched.store(true, Relaxed);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.note(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.note(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     MAX_HEAD, MAX_HEADERS,
-    answer::{Failure, is_grpc, refusal, status},
+    answer::{Failure, is_grpc, plain_answer, refusal, status},
     exchange::{Context, exchange},
     expect::{Gate, is_expected},
     headers,
@@ -23,7 +23,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    bootstrap::{REASON_HEADER, Reason},
+    bootstrap::Reason,
     detect::Prefixed,
     drain::{Phase, Watch},
     metrics::UNKNOWN,
@@ -126,8 +126,7 @@ async fn ending(context: &Context, drain: &mut Watch) {
     }
 }
 
-/// Counts what the codec refused by itself. Its answers (400, 414, 431) are written before anybody hears of them and name no reason: it lets
-/// nobody add to them.
+/// Counts what the codec refused by itself.
 fn note_end(context: &Context, ended: hyper::Result<()>) {
     // How else it ended concerns the client alone, who knows.
     if let Err(e) = ended
@@ -142,13 +141,7 @@ async fn too_slow(context: &Context, mut io: Prefixed<TcpStream>) {
     let detail = format!("the head of a request took longer than {} s", HEAD_DEADLINE.as_secs());
     let failure = Failure::new(Reason::BadRequest, detail);
     context.worker.refused(context.direction, &failure);
-    let text = format!("bowline: {failure}\n");
-    let answer = format!(
-        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n{REASON_HEADER}: {}\r\ncontent-type: text/plain; \
-         charset=utf-8\r\ncontent-length: {}\r\n\r\n{text}",
-        failure.reason.as_str(),
-        text.len()
-    );
+    let answer = plain_answer("408 Request Timeout", &failure);
     // Who does not read it either has had time enough.
     let _ = tokio::time::timeout(LAST_WORDS, async {
         io.write_all(answer.as_bytes()).await?;
@@ -164,7 +157,9 @@ async fn answer(
 ) -> Result<Response<Payload>, Infallible> {
     let started = std::time::Instant::now();
     let mut response = carry(&context, &carried, request, started).await;
-    if context.route.is_over() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        carried.traffic().switch();
+    } else if context.route.is_over() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.carried(carried)))
@@ -216,10 +211,13 @@ pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let traffic = Rc::<Traffic>::default();
+    let io = traffic.observe(io);
     let service = service_fn(move |request: Request<Incoming>| {
+        let carried = traffic.begin();
         let mut response = refusal(&failure, is_grpc(request.headers()));
         *response.version_mut() = Version::HTTP_11;
-        std::future::ready(Ok::<_, Infallible>(response))
+        std::future::ready(Ok::<_, Infallible>(response.map(|body| body.carried(carried))))
     });
     let mut builder = builder();
     builder.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);

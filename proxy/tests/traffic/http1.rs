@@ -31,6 +31,34 @@ async fn a_request_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn an_application_that_says_400_says_it_in_its_own_words() {
+    let refused = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    // Its second answer is a text that looks like the codec's own answer and comes in pieces.
+    let app = application::raw(2, move |mut stream| async move {
+        let path = application::read_head(&mut stream).await.unwrap();
+        if path.starts_with("GET /text ") {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * refused.len());
+            for piece in [&head, refused, refused] {
+                stream.write_all(piece.as_bytes()).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        } else {
+            stream.write_all(refused.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let mesh = Mesh::new(app, Protocol::Http1);
+    for _ in 0..2 {
+        let answer =
+            soon("answer", say(mesh.connect().await, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n") && !answer.contains("bowline"), "{answer}");
+        let text = "GET /text HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let answer = soon("text", say(mesh.connect().await, text)).await;
+        assert!(answer.ends_with(&refused.repeat(2)) && !answer.contains("bowline"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn ipv6_is_no_different() {
     let app = application::http1_on(std::net::Ipv6Addr::LOCALHOST.into()).await;
     for protocol in [Protocol::Http1, Protocol::Detect] {

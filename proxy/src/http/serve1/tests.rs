@@ -185,13 +185,39 @@ async fn the_rest_of_a_body_is_never_taken_for_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_codec_refuses_by_itself_is_counted() {
+async fn what_the_codec_refuses_by_itself_is_counted_and_says_why() {
     run(async {
-        let mut served = Served::new().await;
-        served.say("GET / HTTP/1.1\r\nno header\r\n\r\n").await;
-        assert!(served.answer().await.starts_with("HTTP/1.1 400"));
-        while served.refused() == 0 {
-            yield_now().await;
+        let many: String = (0..MAX_HEADERS + 1).map(|n| format!("x-{n}: y\r\n")).collect();
+        let refused = [
+            ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), "400 Bad Request"),
+            (format!("GET / HTTP/1.1\r\n{many}\r\n"), "431 Request Header Fields Too Large"),
+        ];
+        for (head, status) in refused {
+            // As the first request, after one that has its answer, and right behind one that has none yet.
+            for (before, together) in [(0, false), (1, false), (2, false), (1, true)] {
+                let mut served = Served::new().await;
+                if together {
+                    served.say(&(GET.to_owned() + &head)).await;
+                    assert!(served.answer().await.starts_with("HTTP/1.1 503"));
+                } else {
+                    for _ in 0..before {
+                        served.say(GET).await;
+                        assert!(served.answer().await.starts_with("HTTP/1.1 503"));
+                    }
+                    served.say(&head).await;
+                }
+                let mut rest = String::new();
+                served.client.read_to_string(&mut rest).await.unwrap();
+                let (head, body) = rest.split_once("\r\n\r\n").unwrap();
+                assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\nconnection: close\r\n")), "{rest}");
+                assert!(head.contains("\r\nbowline-reason: bad-request\r\n"), "{before} {together}: {rest}");
+                assert!(head.ends_with(&format!("content-length: {}", body.len())), "{rest}");
+                assert!(body.starts_with("bowline: bad-request: "), "{rest}");
+                while served.refused() == 0 {
+                    yield_now().await;
+                }
+                assert_eq!(served.refused(), 1);
+            }
         }
     })
     .await;
