@@ -1,6 +1,7 @@
 //! Admission of pods, served by every replica: AdmissionReview → [`decide`] (pure) → [`sidecar`] → [`patch`] (pure) → answer.
 //! [`repair`] finds what admission missed.
 
+mod body;
 pub mod decide;
 pub mod patch;
 pub mod ports;

@@ -24,7 +24,7 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const HOST: &str = "bowline-webhook.bowline-system.svc";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -59,6 +59,16 @@ impl Webhook {
 
     /// Status and body of one request.
     async fn post(&self, body: &[u8]) -> std::io::Result<(u16, Value)> {
+        let mut tls = self.begin(body.len(), body).await?;
+        let mut answer = Vec::new();
+        tokio::time::timeout(DEADLINE, tls.read_to_end(&mut answer)).await.expect("no answer")?;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+        Ok((head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default()))
+    }
+
+    /// A request of `length` bytes that has sent `body` so far.
+    async fn begin(&self, length: usize, body: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         for der in &self.ctx.authorities.mesh(plane::MESH).unwrap().bundle.roots_der {
             roots.add(CertificateDer::from(der.as_slice())).unwrap();
@@ -70,15 +80,11 @@ impl Webhook {
         let head = format!(
             "POST {} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             webhook::PATH,
-            body.len()
+            length
         );
         tls.write_all(head.as_bytes()).await?;
         tls.write_all(body).await?;
-        let mut answer = Vec::new();
-        tokio::time::timeout(DEADLINE, tls.read_to_end(&mut answer)).await.expect("no answer")?;
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
-        Ok((head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default()))
+        Ok(tls)
     }
 
     async fn review(&self, namespace: &str, pod: &Value) -> Value {
@@ -155,6 +161,27 @@ async fn what_is_no_review_is_refused() {
     assert_ne!(answer["response"]["allowed"], true);
     webhook.stop.send_replace(true);
     tokio::time::timeout(DEADLINE, webhook.served).await.expect("the webhook goes on").unwrap();
+}
+
+#[tokio::test]
+async fn reviews_that_never_end_make_room_for_others() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let most = vec![b' '; 8 << 20];
+    let mut unfinished = std::collections::VecDeque::new();
+    for n in 0..8 {
+        unfinished.push_back(webhook.begin(most.len(), &most[..7 << 20]).await.unwrap());
+        if n >= 4 {
+            // Four of them hold 28 MiB: the oldest is told so at once, long before it is given up for its slowness.
+            let mut oldest = unfinished.pop_front().unwrap();
+            let mut status = [0; 12];
+            tokio::time::timeout(DEADLINE, oldest.read_exact(&mut status)).await.expect("no answer").unwrap();
+            assert_eq!(std::str::from_utf8(&status).unwrap(), "HTTP/1.1 503");
+        }
+        let answer = webhook.review("shop", &pod()).await;
+        assert!(answer.get("patch").is_some(), "{answer}");
+    }
+    assert_eq!(webhook.post(&vec![b' '; 9 << 20]).await.map_or(200, |(status, _)| status), 200);
 }
 
 #[tokio::test]

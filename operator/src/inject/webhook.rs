@@ -5,9 +5,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    body::Body,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::post,
 };
 use hyper::service::service_fn;
@@ -28,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::{
+    body::{BodyError, Budget},
     decide::{Decision, decide},
     patch::patch,
     probes::Key,
@@ -43,6 +45,8 @@ use crate::{
 pub const PATH: &str = "/inject";
 /// Largest review, in bytes: the API server takes objects of up to 3 MiB, in JSON.
 const MAX_BODY_BYTES: usize = 8 << 20;
+/// Bytes of all reviews that are being read or decided. What is made of a review takes a few times as much.
+const ALL_BODIES_BYTES: usize = 32 << 20;
 /// API servers are few and keep few connections open, each for many reviews; one address may be a node with others on it.
 const BOUNDS: Bounds = Bounds { all: 512, address: 64, idle: 256 };
 /// Time until the first review on a connection: an API server opens one because it has a review to send.
@@ -75,7 +79,7 @@ pub async fn run(ctx: Arc<Ctx>, listener: TcpListener) {
     let config = tls(Arc::clone(&ctx.serving));
     let server = Server { bounds: BOUNDS, refused: refused.clone(), shutdown: ctx.shutdown.clone() };
     let shutdown = ctx.shutdown.clone();
-    let router = router(Reviewer { ctx, reviews });
+    let router = router(Reviewer { ctx, reviews, budget: Budget::new(MAX_BODY_BYTES, ALL_BODIES_BYTES) });
     let choose = move |_: Option<&str>| Some(Arc::clone(&config));
     server
         .run(listener, choose, move |tls, _, slot| {
@@ -152,21 +156,27 @@ async fn connection(
 struct Reviewer {
     ctx: Arc<Ctx>,
     reviews: Family<ReasonLabel, Counter>,
+    budget: Budget,
 }
 
 fn router(reviewer: Reviewer) -> Router {
-    Router::new().route(PATH, post(answer)).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(reviewer)
+    // The budget knows the limits.
+    Router::new().route(PATH, post(answer)).layer(DefaultBodyLimit::disable()).with_state(reviewer)
 }
 
 type Review = AdmissionReview<Pod>;
 
-async fn answer(
-    State(reviewer): State<Reviewer>,
-    review: Result<Json<Review>, JsonRejection>,
-) -> Json<AdmissionReview<DynamicObject>> {
-    let request: Result<AdmissionRequest<Pod>, String> = match review {
-        Ok(Json(review)) => review.try_into().map_err(|_| "the AdmissionReview holds no request".to_owned()),
-        Err(rejection) => Err(rejection.body_text()),
+async fn answer(State(reviewer): State<Reviewer>, body: Body) -> Response {
+    let count = |outcome| reviewer.reviews.get_or_create(&ReasonLabel { reason: outcome }).inc();
+    // The room is kept until the answer is there.
+    let (request, _room) = match reviewer.budget.read(body).await {
+        Ok((body, room)) => (parse(&body), Some(room)),
+        Err(error @ BodyError::TooLarge { .. }) => (Err(error.to_string()), None),
+        Err(error @ (BodyError::GivenUp { .. } | BodyError::Broken(_))) => {
+            tracing::warn!(%error, "an admission review is not read");
+            count("unread");
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
+        }
     };
     let (response, outcome) = match request {
         Ok(request) => reviewer.review(&request).await,
@@ -175,8 +185,13 @@ async fn answer(
             (AdmissionResponse::invalid(error), "invalid")
         }
     };
-    reviewer.reviews.get_or_create(&ReasonLabel { reason: outcome }).inc();
-    Json(response.into_review())
+    count(outcome);
+    Json::<AdmissionReview<DynamicObject>>(response.into_review()).into_response()
+}
+
+fn parse(body: &[u8]) -> Result<AdmissionRequest<Pod>, String> {
+    let review: Review = serde_json::from_slice(body).map_err(|e| format!("this is no AdmissionReview: {e}"))?;
+    review.try_into().map_err(|_| "the AdmissionReview holds no request".to_owned())
 }
 
 impl Reviewer {
