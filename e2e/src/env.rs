@@ -108,8 +108,7 @@ fn instance(state: &Path) -> String {
 
 /// Tells one path from another, in few letters.
 fn digest(path: &Path) -> String {
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    format!("{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+    data_encoding::HEXLOWER.encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..3])
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Image {
             hash.update(Sha256::digest(bytes));
         }
         hash.update(&self.name);
-        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        Ok(data_encoding::HEXLOWER.encode(&hash.finalize()))
     }
 }
 

@@ -176,7 +176,7 @@ impl Module {
         }
         hash.update(self.ldflags);
         self.programs.iter().for_each(|program| hash.update(program.package));
-        Ok(hash.finalize()[..6].iter().map(|b| format!("{b:02x}")).collect())
+        Ok(data_encoding::HEXLOWER.encode(&hash.finalize()[..6]))
     }
 
     async fn build(&self, go: &str, source: &Path, dir: &Path, plan: &mut Plan) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, sync::atomic::Ordering};
 
+use data_encoding::HEXLOWER;
 use http::StatusCode;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -200,11 +201,11 @@ impl Admin {
 }
 
 fn identity_json(current: &Current) -> Value {
-    let roots: Vec<String> = current.bundle.roots.iter().map(|r| hex(&Sha256::digest(r))).collect();
+    let roots: Vec<String> = current.bundle.roots.iter().map(|r| HEXLOWER.encode(&Sha256::digest(r))).collect();
     json!({
         "id": current.id.as_str(),
         "notAfter": current.not_after,
-        "issuerSha256": hex(&current.issuer_sha256),
+        "issuerSha256": HEXLOWER.encode(&current.issuer_sha256),
         "generation": current.generation,
         "bundle": {"sequence": current.bundle.sequence, "rootsSha256": roots},
     })
@@ -250,10 +251,6 @@ fn service_json(service: &Service) -> Value {
         (p.port.to_string(), json!({"name": p.name, "protocol": p.protocol.as_str_name(), "endpoints": endpoints}))
     });
     Value::Object(ports.collect())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

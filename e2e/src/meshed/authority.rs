@@ -131,7 +131,7 @@ pub async fn leaf(cx: &Context, pod: &Pod, trust: &Trust, id: &str) -> Result<Cr
 /// SHA-256 over a certificate, as the Mesh's status shows it.
 #[must_use]
 pub fn fingerprint(der: &[u8]) -> String {
-    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
+    data_encoding::HEXLOWER.encode(&Sha256::digest(der))
 }
 
 /// A connection to the identity service, as a proxy makes it.

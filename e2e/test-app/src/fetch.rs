@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, client::conn};
@@ -25,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::http1::{headers, hex, pattern};
+use crate::http1::{headers, pattern};
 
 /// Most of a body that is printed, in bytes.
 const SHOWN_BYTES: usize = 64 << 10;
@@ -235,7 +236,7 @@ async fn fetch(args: &Args) -> Result<Value> {
         "body": String::from_utf8_lossy(&shown),
         "bytes": count,
         "lines": lines,
-        "sha256": hex(&hash.finalize()),
+        "sha256": HEXLOWER.encode(&hash.finalize()),
         "trailers": trailers,
     }))
 }

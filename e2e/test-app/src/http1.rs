@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::stream;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -114,7 +115,9 @@ async fn upload(request: Request<Incoming>) -> Response<Body> {
             Err(e) => return text(StatusCode::BAD_REQUEST, format!("body broke after {count} bytes: {e}\n")),
         }
     }
-    json_answer(&json!({ "pod": pod(), "bytes": count, "sha256": hex(&hash.finalize()), "chunked": chunked }))
+    json_answer(
+        &json!({ "pod": pod(), "bytes": count, "sha256": HEXLOWER.encode(&hash.finalize()), "chunked": chunked }),
+    )
 }
 
 /// `count` bytes of a known pattern, with a length.
@@ -159,11 +162,6 @@ pub(crate) fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
         out.entry(name.to_string()).and_modify(|v| *v = format!("{v},{value}")).or_insert_with(|| value.to_string());
     }
     out
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A JSON answer.

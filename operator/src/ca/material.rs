@@ -1,5 +1,6 @@
 //! A certificate, what it chains through, and its key: the part of an authority that is kept beside the ledger.
 
+use data_encoding::HEXLOWER;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -143,12 +144,7 @@ pub(super) fn parse<'a>(
 /// SHA-256, lower-case hex.
 #[must_use]
 pub fn fingerprint(der: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(der).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(&Sha256::digest(der))
 }
 
 /// Text that is wiped when dropped, as a plain string in JSON.

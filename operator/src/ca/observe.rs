@@ -10,6 +10,7 @@ use std::{
 
 use bowline_crds::names::MESHED_LABEL;
 use bowline_proxy::{bootstrap::SLOTS, proto::ObserveResponse};
+use data_encoding::HEXLOWER;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
@@ -17,7 +18,7 @@ use kube::{Api, ResourceExt, api::ListParams};
 use super::{
     ensure::Witness,
     evidence::{Evidence, Holding, Mount, Proxy, Replica, Report},
-    ledger::{Id, Ledger},
+    ledger::Ledger,
     state::unix,
 };
 use crate::{config::OPERATOR_NAME, context::Ctx, control::replicas, inject::decide::injected_mesh};
@@ -110,17 +111,8 @@ impl Observer<'_> {
     }
 }
 
-fn hex(bytes: &[u8]) -> Id {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn holding(said: &ObserveResponse) -> Holding {
-    Holding { revision: said.revision, issuer: hex(&said.issuer_sha256) }
+    Holding { revision: said.revision, issuer: HEXLOWER.encode(&said.issuer_sha256) }
 }
 
 fn address(pod: &Pod) -> Option<IpAddr> {
@@ -153,7 +145,7 @@ fn proxies<'a>(pods: impl Iterator<Item = &'a Pod>, answers: &[ObserveResponse])
             let report = proxy
                 .report
                 .as_ref()
-                .map(|r| Report { bundle_sequence: r.bundle_sequence, issuer: hex(&r.issuer_sha256) });
+                .map(|r| Report { bundle_sequence: r.bundle_sequence, issuer: HEXLOWER.encode(&r.issuer_sha256) });
             streams.entry(&proxy.pod_uid).or_default().push(report);
         }
         for clock in &answer.clocks {

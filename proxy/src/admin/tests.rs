@@ -96,7 +96,7 @@ async fn the_dump_shows_what_is_known_and_no_key() {
     admin.state.set_address([9, 9, 9, 9].into(), None);
     let dump: Value = serde_json::from_str(&body(admin.admin("/config")).await).unwrap();
     assert_eq!(dump["identity"]["id"], "spiffe://mesh.test/ns/shop/sa/web");
-    assert_eq!(dump["identity"]["bundle"]["rootsSha256"][0], hex(&Sha256::digest(&bundle.roots[0])));
+    assert_eq!(dump["identity"]["bundle"]["rootsSha256"][0], HEXLOWER.encode(&Sha256::digest(&bundle.roots[0])));
     assert_eq!(dump["destinations"]["9.9.9.9"], "outside");
     assert_eq!(dump["destinations"]["10.0.0.1"]["ports"]["80"]["endpoints"][0]["address"], "10.1.0.1:8080");
     assert!(!dump.to_string().to_lowercase().contains("private"));

@@ -314,7 +314,7 @@ impl World {
         let text = std::fs::read_to_string(self.dir.join("mesh.json")).unwrap();
         let mut mesh: MeshInfo = serde_json::from_str(&text).unwrap();
         mesh.bundle_sequence = sequence;
-        let hex = |ca: &&Ca| ca.issuer_sha256().iter().map(|b| format!("{b:02x}")).collect();
+        let hex = |ca: &&Ca| data_encoding::HEXLOWER.encode(&ca.issuer_sha256());
         mesh.issuers_sha256 = wanted.iter().map(hex).collect();
         let pem: String = cas.iter().map(|ca| ca.root.pem()).collect();
         std::fs::write(self.dir.join("bundle.pem"), pem).unwrap();

@@ -1,6 +1,7 @@
 //! The forms in which a private key may turn up in a text: as it is, in hexadecimal, in base64, in PEM, in PEM inside base64, as a list
 //! of numbers.
 
+use data_encoding::HEXLOWER;
 use k8s_openapi::ByteString;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -67,7 +68,7 @@ impl Traces {
         // Keys of another kind: what is secret is not at the edges.
         let secret = at.map_or(der.len() / 4..der.len() * 3 / 4, |at| at..(at + 32).min(der.len()));
         let bytes = &der[secret.clone()];
-        self.texts.push(bytes.iter().map(|b| format!("{b:02x}")).collect());
+        self.texts.push(HEXLOWER.encode(bytes));
         self.texts.push(bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(","));
         self.texts.push(bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":"));
         let plain = inside_base64(bytes);
@@ -114,14 +115,12 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
+    use data_encoding::HEXUPPER;
+
     use super::*;
 
     fn planted(form: &str) -> String {
         format!("2026-11-21T12:00:00Z INFO before, x={form:?} and after\n{form}\nmore\n")
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
     #[test]
@@ -142,8 +141,8 @@ mod tests {
                 ("JSON with PEM", json.clone()),
                 ("base64 of PEM", base64(pem.as_bytes())),
                 ("base64 of JSON with PEM", base64(json.as_bytes())),
-                ("hex of DER", hex(&der)),
-                ("capital hex of the scalar", hex(scalar).to_uppercase()),
+                ("hex of DER", HEXLOWER.encode(&der)),
+                ("capital hex of the scalar", HEXUPPER.encode(scalar)),
                 ("hex with colons", scalar.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")),
                 ("base64 of the scalar", base64(scalar)),
                 ("base64url of the scalar", base64(scalar).replace('+', "-").replace('/', "_")),
@@ -163,7 +162,7 @@ mod tests {
         let traces = Traces::of_keys_in(&json.to_string());
         assert_eq!(traces.keys(), 2);
         for key in [a, b] {
-            assert!(traces.find(&hex(&key.serialize_der())).is_some());
+            assert!(traces.find(&HEXLOWER.encode(&key.serialize_der())).is_some());
         }
     }
 
@@ -175,9 +174,9 @@ mod tests {
             let traces = Traces::of_keys_in(&key.serialize_pem());
             let public = [
                 certificate.pem(),
-                hex(certificate.der()),
+                HEXLOWER.encode(certificate.der()),
                 base64(certificate.pem().as_bytes()),
-                hex(key.public_key_raw()),
+                HEXLOWER.encode(key.public_key_raw()),
                 base64(key.public_key_raw()),
                 "an ordinary line of a log: fingerprint ab:cd, phase Active".to_owned(),
             ];
@@ -185,7 +184,7 @@ mod tests {
                 assert_eq!(traces.find(&planted(&text)), None, "{text}");
             }
             let other = KeyPair::generate().unwrap();
-            assert_eq!(traces.find(&hex(&other.serialize_der())), None);
+            assert_eq!(traces.find(&HEXLOWER.encode(&other.serialize_der())), None);
         }
     }
 }
