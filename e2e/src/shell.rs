@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// How much of a failed program's output an error quotes.
+/// How many characters of a failed program's output an error quotes.
 const QUOTED: usize = 4000;
+/// How much of one line, which may be a command of a compiler with all its arguments.
+const QUOTED_OF_A_LINE: usize = 300;
 
 /// One command to run.
 pub struct Cmd {
@@ -83,8 +85,7 @@ impl Cmd {
         let out = out.with_context(|| format!("lost track of `{}`", self.line))?;
         if !out.status.success() {
             let said = [&out.stdout[..], &out.stderr[..]].concat();
-            let said = String::from_utf8_lossy(&said[said.len().saturating_sub(QUOTED)..]).trim().to_owned();
-            bail!("`{}` failed ({}):\n{said}", self.line, out.status);
+            bail!("`{}` failed ({}):\n{}", self.line, out.status, quote(&String::from_utf8_lossy(&said)));
         }
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
@@ -97,6 +98,21 @@ impl Cmd {
         let status = self.inner.status().await.with_context(|| format!("cannot start `{}`", self.line))?;
         Ok(status.code().unwrap_or(128))
     }
+}
+
+/// The last lines of what a program said, the long ones cut, so that the reason is among them.
+fn quote(said: &str) -> String {
+    let mut left = QUOTED;
+    let mut lines: Vec<String> = vec![];
+    for line in said.trim().lines().rev() {
+        let end = line.floor_char_boundary(QUOTED_OF_A_LINE);
+        let cut = if end < line.len() { format!("{} …", &line[..end]) } else { line.to_owned() };
+        let Some(rest) = left.checked_sub(cut.len() + 1) else { break };
+        left = rest;
+        lines.push(cut);
+    }
+    lines.reverse();
+    lines.join("\n")
 }
 
 /// Runs `program` with `args` and returns its standard output.
@@ -113,4 +129,19 @@ pub fn which(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let fixed = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin"].map(Into::into);
     std::env::split_paths(&path).chain(fixed).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_says_why_however_long_its_last_line_is() {
+        let script = "echo out; echo why it failed >&2; printf '%09000d\\n' 7 >&2; exit 3";
+        let error = run("sh", &["-c", script]).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("\nout\nwhy it failed\n0000"), "{error}");
+        assert!(error.len() < 600, "{error}");
+        let error = run("sh", &["-c", "seq 100000; exit 1"]).await.unwrap_err().to_string();
+        assert!(error.ends_with("\n99999\n100000") && error.len() < QUOTED + 100, "{error}");
+    }
 }
