@@ -74,6 +74,7 @@ pub async fn up(env: &Env, wanted: Option<u8>) -> Result<()> {
     }
     let wanted_max = wanted.unwrap_or(1);
     ensure!((1..=network::MAX_NODES).contains(&wanted_max), "--nodes is 1 to {}", network::MAX_NODES);
+    prereq::warn_of_full_disks(env);
     prereq::for_cluster().await?;
     state::ensure_ours(env)?;
     let programs = Programs::build(env).await?;

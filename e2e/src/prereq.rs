@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::env::Env;
-use crate::progress::step;
+use crate::progress::{say, step};
 use crate::shell::{Cmd, run, which};
 
 /// A version of Go: major, minor, patch.
@@ -50,6 +50,31 @@ pub fn root() -> Result<()> {
          or set KUBECONFIG to use a cluster of yours"
     );
     Ok(())
+}
+
+/// Free bytes below which a warning is due: what a run from nothing writes, with some to spare.
+const ROOM: u64 = 20 << 30;
+
+/// Says where the disk may become full: compilers and the kubelet then fail in ways that do not name it.
+pub fn warn_of_full_disks(env: &Env) {
+    for (what, dir) in [("what is compiled", env.target.as_path()), ("the programs' cache", env.cache.as_path())] {
+        // Where nothing can be asked nothing is known.
+        let Some(free) = free_bytes(dir) else { continue };
+        if free < ROOM {
+            let (free, room) = (free >> 30, ROOM >> 30);
+            say(format_args!(
+                "only {free} GiB are free for {what} ({}): a run from nothing writes up to {room}, so make room if it fails",
+                dir.display()
+            ));
+        }
+    }
+}
+
+/// Of the file system that holds `dir`, or that would.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let there = dir.ancestors().find(|dir| dir.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Makes sure that tests which need no cluster find what they compare with: the kernel's rules as `nft` prints them.
@@ -177,6 +202,13 @@ fn parse_numbers(text: &str) -> Option<GoVersion> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn free_space_is_known_of_what_does_not_exist_yet() {
+        let (there, not_yet) = (std::env::temp_dir(), std::env::temp_dir().join("bowline-no/such/directory"));
+        assert!(free_bytes(&there).is_some_and(|free| free > 0));
+        assert!(free_bytes(&not_yet).is_some_and(|free| free > 0));
+    }
 
     #[test]
     fn tells_static_from_dynamic() {

@@ -54,6 +54,7 @@ struct Ended {
 /// # Errors
 /// When a command cannot be started or a log cannot be written; a failing check or test is no error, but `Ok(false)`.
 pub async fn verify(env: &Env, options: Options) -> Result<bool> {
+    prereq::warn_of_full_disks(env);
     let mut run = Run::new(env)?;
     run.checks().await?;
     let built = run.rust_tests().await?;
