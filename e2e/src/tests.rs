@@ -113,7 +113,7 @@ pub const TESTS: &[Test] = &[
     test!(metrics, Operator, 3 min, "proxies and operator count exactly what happened"),
     test!(graceful_drain, Operator, 4 min, "pods come and go under load and no request fails"),
     test!(standby_replaced, Operator, Where::ThrowAway("it needs a second image of the proxy on the nodes"), 3 min, "a new standby in a running pod: Ready throughout, application untouched"),
-    test!(control_plane_gone, Operator, 5 min, "without the operator members reach all that they had reached, as long as their leaves live"),
+    test!(control_plane_gone, Operator, 7 min, "without the operator members reach all that they had reached, as long as their leaves live"),
     test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease; deleted, it hands the Lease over"),
     test!(bad_csr, Operator, ENTERS, 3 min, "the CA signs for nobody but the pod whose token is presented"),
     test!(bad_mesh, Operator, DESTROYS, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
