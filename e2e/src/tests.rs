@@ -114,7 +114,7 @@ pub const TESTS: &[Test] = &[
     test!(graceful_drain, Operator, 4 min, "pods come and go under load and no request fails"),
     test!(standby_replaced, Operator, Where::ThrowAway("it needs a second image of the proxy on the nodes"), 3 min, "a new standby in a running pod: Ready throughout, application untouched"),
     test!(control_plane_gone, Operator, 7 min, "without the operator members reach all that they had reached, as long as their leaves live"),
-    test!(leader_lost, Operator, 3 min, "the leader is killed: reconciling goes on within the Lease; deleted, it hands the Lease over"),
+    test!(leader_lost, Operator, 5 min, "the leader is killed: reconciling goes on within the Lease; deleted, it hands the Lease over"),
     test!(bad_csr, Operator, ENTERS, 3 min, "the CA signs for nobody but the pod whose token is presented"),
     test!(bad_mesh, Operator, DESTROYS, 5 min, "bad input is refused or told with the remedy, and repaired where that is safe"),
     test!(mesh_deletion, Operator, 5 min, "deleting a Mesh in use is held; forced, everything that it made goes"),
