@@ -125,7 +125,7 @@ pub const TESTS: &[Test] = &[
     test!(rotation_sources, CertManager, ENTERS, 8 min, "built-in, Secret, cert-manager and back under load: each move is a rotation"),
     test!(rotation_with_a_silent_pod, Operator, ENTERS, 6 min, "a silent proxy is named and waited for as long as its leaf lives; it comes back alone"),
     test!(backup_restore, Operator, DESTROYS, 4 min, "the authority is lost with Secret, Mesh and operator, and comes back with the same root"),
-    test!(cost, Operator, 4 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
+    test!(cost, Operator, 7 min, "what the mesh costs: memory, CPU and latency, at rest and at 1,000 requests per second"),
     test!(forty_pods, Operator, Where::TwoNodes, 5 min, "forty meshed pods start on two nodes"),
     test!(own_cluster, Operator, Where::ThrowAway("it plays a cluster of the user's"), 6 min, "with KUBECONFIG set, a cluster of the user's is used and spared"),
     // Last: it judges what the operator did in all of them.
