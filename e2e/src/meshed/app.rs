@@ -132,7 +132,8 @@ pub fn pod(account: &str, container: Value, spec: Value) -> Value {
     let mut app = json!({
         "name": CONTAINER, "image": image_name(IMAGE), "imagePullPolicy": "IfNotPresent", "args": ["serve"],
         "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
-        "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
+        // A machine may stand still for longer than the second that is the default.
+        "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1, "timeoutSeconds": 5 },
         "securityContext": {
             "runAsNonRoot": true, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
