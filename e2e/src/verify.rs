@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         }
         self.cargo("deny", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]).await?;
         match advisories::obstacle(env_home().as_deref()).await {
-            None => drop(self.cargo("advisories", &["deny", "--log-level", "error", "check", "advisories"]).await?),
+            None => self.advisories().await?,
             Some(why) => self.skip("advisories", &why),
         }
         let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
@@ -140,17 +140,38 @@ impl<'a> Run<'a> {
         self.stage(name, &args, Show::Lines).await
     }
 
+    /// The database may be out of reach although its server has just answered; then nothing is known, and nothing wrong.
+    async fn advisories(&mut self) -> Result<()> {
+        let (name, begun) = ("advisories", Instant::now());
+        let args = ["deny", "--log-level", "error", "check", name];
+        let (good, lines) = self.run(name, &args, Show::OnFailure).await?;
+        match advisories::unfetched(&lines) {
+            Some(why) if !good => self.skip(name, &why),
+            _ => self.end(name, begun, good, &lines),
+        }
+        Ok(())
+    }
+
     async fn stage(&mut self, name: &'static str, args: &[&str], show: Show) -> Result<bool> {
         let begun = Instant::now();
+        let (good, lines) = self.run(name, args, show).await?;
+        self.end(name, begun, good, &lines);
+        Ok(good)
+    }
+
+    /// Returns whether it succeeded, and what it said.
+    async fn run(&self, name: &'static str, args: &[&str], show: Show) -> Result<(bool, Vec<String>)> {
         let mut command = std::process::Command::new(&self.cargo);
         command.args(args).current_dir(&self.env.root).env("CARGO_TERM_COLOR", "never");
         command.envs(self.lock.as_ref().filter(|lock| lock.is_own()).map(Lock::hand_down));
         let logged = Logged { name, command, log: self.logs.join(format!("{name}.log")), show };
-        let (good, lines) = logged.run().await?;
-        self.tallies.read(&lines, good);
-        let verdict = if good { Verdict::Passed } else { Verdict::Failed(failures::of_stage(name, &lines)) };
+        logged.run().await
+    }
+
+    fn end(&mut self, name: &'static str, begun: Instant, good: bool, lines: &[String]) {
+        self.tallies.read(lines, good);
+        let verdict = if good { Verdict::Passed } else { Verdict::Failed(failures::of_stage(name, lines)) };
         self.ended.push(Ended { name, took: begun.elapsed(), verdict });
-        Ok(good)
     }
 
     fn skip(&mut self, name: &'static str, why: &str) {

@@ -26,7 +26,7 @@ impl Context {
     /// Runs a program in a container, to its end; any exit code is a result.
     ///
     /// # Errors
-    /// When it cannot be run, or has not ended within a minute.
+    /// When it cannot be run, or has not ended within two minutes: stopping load may take more than one.
     pub async fn exec_code(&self, namespace: &str, pod: &str, container: &str, command: &[&str]) -> Result<Ran> {
         let line = || format!("exec in {namespace}/{pod} ({container}): {}", command.join(" "));
         let api = Api::<Pod>::namespaced(self.client(), namespace);
@@ -41,7 +41,7 @@ impl Context {
             };
             anyhow::Ok(Ran { stdout: stdout?, stderr: stderr?, code })
         };
-        tokio::time::timeout(Duration::from_secs(60), run).await.with_context(line)?.with_context(line)
+        tokio::time::timeout(Duration::from_secs(120), run).await.with_context(line)?.with_context(line)
     }
 
     /// Runs a program in a container and returns its standard output.

@@ -42,6 +42,12 @@ impl Admitted {
         Ok(())
     }
 
+    /// Whether nothing went wrong but that the API server did not reach the webhook.
+    #[must_use]
+    pub fn only_unreached(&self) -> bool {
+        !self.trouble.is_empty() && self.trouble.keys().all(|kind| kind.contains("failed calling webhook"))
+    }
+
     /// Puts it into a test's figures.
     #[must_use]
     pub fn figures(&self, figures: Figures) -> Figures {
@@ -135,4 +141,22 @@ async fn try_one(api: &Api<Pod>, mesh: &str) -> Result<()> {
     let of = made.metadata.annotations.unwrap_or_default().remove(INJECTED_ANNOTATION).unwrap_or_default();
     ensure!(sidecars == SLOTS.len() && of == mesh, "admitted with {sidecars} slots of Mesh {of:?}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_webhook_did_not_hear_is_told_from_what_it_answered() {
+        let seen = |kinds: &[&str]| Admitted {
+            injected: 20,
+            trouble: kinds.iter().map(|kind| ((*kind).to_owned(), 1)).collect(),
+        };
+        let unreached =
+            r#"Internal error occurred: failed calling webhook "inject.bowline.dev": failed to call webhook: EOF"#;
+        assert!(seen(&[unreached]).only_unreached());
+        assert!(!seen(&[]).only_unreached());
+        assert!(!seen(&[unreached, "admitted with 0 slots of Mesh \"\""]).only_unreached());
+    }
 }

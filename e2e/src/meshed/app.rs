@@ -1,6 +1,11 @@
 //! Manifests of the test application: a ServiceAccount, a Deployment or StatefulSet and a Service, all of one name.
 
-use anyhow::{Context as _, Result};
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 
 use super::SOON;
@@ -132,7 +137,8 @@ pub fn pod(account: &str, container: Value, spec: Value) -> Value {
     let mut app = json!({
         "name": CONTAINER, "image": image_name(IMAGE), "imagePullPolicy": "IfNotPresent", "args": ["serve"],
         "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
-        "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
+        // A machine may stand still for longer than the second that is the default.
+        "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1, "timeoutSeconds": 5 },
         "securityContext": {
             "runAsNonRoot": true, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
@@ -162,7 +168,8 @@ pub fn http_container(name: &str, port: u16) -> Value {
     container
 }
 
-/// Deploys applications together and waits until all are rolled out.
+/// Deploys applications together and waits until all are rolled out, and their Services have their endpoints: Kubernetes tells those a moment
+/// later, and whoever asks before is told at once that there are none.
 ///
 /// # Errors
 /// When one is refused or not ready in a minute.
@@ -173,7 +180,23 @@ pub async fn deploy(cx: &Context, namespace: &str, apps: &[App]) -> Result<()> {
     for app in apps {
         let rolled_out = cx.rolled_out(namespace, &app.resource(), SOON).await;
         rolled_out.with_context(|| format!("{} in {namespace} is not ready", app.name))?;
+        let what = format!("Service {namespace}/{} does not get its endpoints", app.name);
+        cx.eventually(SOON, &what, || endpoints(cx, namespace, app)).await?;
     }
+    Ok(())
+}
+
+/// Fails unless the application's Service has an endpoint that is ready for each replica.
+async fn endpoints(cx: &Context, namespace: &str, app: &App) -> Result<()> {
+    let api = Api::<EndpointSlice>::namespaced(cx.client(), namespace);
+    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={}", app.name));
+    let slices = api.list(&of_service).await?;
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    // Not known is ready, by its definition.
+    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
+    // A pod with addresses of two families stands in two slices.
+    let pods: BTreeSet<_> = ready.filter_map(|e| e.target_ref.as_ref()?.name.as_deref()).collect();
+    ensure!(pods.len() >= app.replicas as usize, "ready of {}: {pods:?}", app.replicas);
     Ok(())
 }
 

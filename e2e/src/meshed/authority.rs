@@ -1,5 +1,7 @@
 //! The mesh's certificate authority as a client sees it: tokens, certificate signing requests, answers.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, anyhow};
 use bowline_proxy::bootstrap::{MeshInfo, TOKEN_AUDIENCE, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
 use bowline_proxy::proto::identity_client::IdentityClient;
@@ -13,6 +15,7 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sha2::{Digest as _, Sha256};
+use tokio::time::sleep;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -20,6 +23,13 @@ use tower::service_fn;
 use super::handshake::{self, Credentials};
 use crate::context::{Context, pods};
 use crate::install::NAMESPACE;
+
+/// How often one signature is asked for while the service is unable to answer, and the pause between.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What was signed, or how it was refused: code and message.
+pub type Signed = Result<SignResponse, (Code, String)>;
 
 /// What a member namespace is told of its mesh.
 #[derive(Debug)]
@@ -123,9 +133,27 @@ impl Csr {
 pub async fn leaf(cx: &Context, pod: &Pod, trust: &Trust, id: &str) -> Result<Credentials> {
     let csr = Csr::new(&[id], &[])?;
     let token = token(cx, pod, TOKEN_AUDIENCE).await?;
-    let signed = Authority::connect(cx, trust).await?.sign(&token, &csr.der).await;
-    let answer = signed.map_err(|(code, message)| anyhow!("{id} is not signed: {code:?}: {message}"))?;
+    let answer = ask(cx, trust, &token, &csr.der)
+        .await?
+        .map_err(|(code, message)| anyhow!("{id} is not signed: {code:?}: {message}"))?;
     Ok(csr.credentials(&answer))
+}
+
+/// Asks for a signature over a new connection, and again where the service is unable to answer now, as a proxy would: it waits for the API
+/// server for some seconds only, and a machine may stand still for as long. Somebody who never becomes able has not refused.
+///
+/// # Errors
+/// When there is no connection.
+pub async fn ask(cx: &Context, trust: &Trust, token: &str, csr_der: &[u8]) -> Result<Signed> {
+    for _ in 1..ATTEMPTS {
+        let signed = Authority::connect(cx, trust).await?.sign(token, csr_der).await;
+        if !matches!(signed, Err((Code::Unavailable, _))) {
+            return Ok(signed);
+        }
+        // Between two attempts, and not waited for anything.
+        sleep(PAUSE).await;
+    }
+    Ok(Authority::connect(cx, trust).await?.sign(token, csr_der).await)
 }
 
 /// SHA-256 over a certificate, as the Mesh's status shows it.
@@ -167,7 +195,7 @@ impl Authority {
     ///
     /// # Errors
     /// As the service refuses: code and message.
-    pub async fn sign(&mut self, token: &str, csr_der: &[u8]) -> Result<SignResponse, (Code, String)> {
+    pub async fn sign(&mut self, token: &str, csr_der: &[u8]) -> Signed {
         let now = jiff::Timestamp::now().as_millisecond();
         let request = SignRequest { token: token.into(), csr_der: csr_der.to_vec().into(), client_time_ms: now };
         let answer = self.client.sign(request).await;

@@ -136,7 +136,7 @@ pub fn echoed(report: &Value) -> Result<Value> {
 /// What became of a load.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Load {
-    /// Requests that became due.
+    /// Requests that were sent.
     pub sent: u64,
     /// Those answered well.
     pub succeeded: u64,

@@ -73,7 +73,7 @@ impl<'a> Fleet<'a> {
     pub async fn start(&self) -> Result<()> {
         let (rate, guests) = (self.size.rate.to_string(), format!("http://{GUEST}/"));
         let urls = ["--url", "http://server/", "--url", "http://server:8088/", "--url", &guests];
-        let how = ["--rate", &rate, "--fresh-percent", "50", "--timeout", "10", "--streams", "2"];
+        let how = ["--rate", &rate, "--fresh-percent", "50", "--streams", "2"];
         let held = ["--tcp", "server:9000", "--grpc", "server:9090", "--websocket", "http://server/ws"];
         let args = [&urls[..], &how[..], &held[..]].concat();
         try_join_all(self.clients.iter().map(|client| client.start_load(&args))).await?;

@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 
 use crate::context::Context;
 
-/// What a handshake or an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
+/// What a handshake or an answer may take, on a machine that stands still meanwhile.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// A chain and its key.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Held {
     /// Sends a request.
     ///
     /// # Errors
-    /// When it is not answered within ten seconds; any status is an answer.
+    /// When it is not answered within half a minute; any status is an answer.
     pub async fn get(&mut self, path: &str) -> Result<http::StatusCode> {
         let request = http::Request::get(format!("http://server{path}")).body(Empty::new())?;
         let answer = self.requests.send_request(request);

@@ -11,6 +11,7 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::task::JoinHandle;
 
+use super::SOON;
 use super::rotation::{describe, phase};
 use crate::context::{Context, Figures};
 
@@ -25,6 +26,7 @@ pub struct Seen {
 
 /// A running watch.
 pub struct Timeline {
+    mesh: String,
     task: JoinHandle<()>,
     seen: Arc<Mutex<Vec<Seen>>>,
     start: Instant,
@@ -52,7 +54,7 @@ impl Timeline {
                 }
             }
         });
-        Ok(Self { task, seen, start })
+        Ok(Self { mesh: mesh.to_owned(), task, seen, start })
     }
 
     /// Time since the start.
@@ -61,13 +63,23 @@ impl Timeline {
         self.start.elapsed()
     }
 
-    /// Ends it; fails when a state was seen that must not be.
+    /// Ends it when it has seen what is there now; fails when a state was seen that must not be.
     ///
     /// # Errors
-    /// Says which.
-    pub fn stop(self) -> Result<History> {
+    /// Says which; and when it does not catch up in a minute.
+    pub async fn stop(self, cx: &Context) -> Result<History> {
+        let so_far = || self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Whoever asks sees a change before it comes over the watch.
+        let caught_up = cx.eventually(SOON, "the watch lags behind", || async {
+            let now = super::rotation::certificates(cx, &self.mesh).await?;
+            let seen = so_far();
+            let last = seen.last().context("nothing was seen")?;
+            ensure!(last.certificates == now, "{} instead of {}", describe(&last.certificates), describe(&now));
+            Ok(seen)
+        });
+        let caught_up = caught_up.await;
         self.task.abort();
-        let history = History(self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let history = History(caught_up?);
         history.check()?;
         Ok(history)
     }

@@ -102,7 +102,7 @@ async fn round(cx: &Context, case: Case, old: &Steady, search: &mut Search) -> R
     };
     // The keys of those that are gone by now were learnt before.
     search.learn(cx).await?;
-    let history = timeline.stop()?;
+    let history = timeline.stop(cx).await?;
     search.look("the Mesh's status while it rotated", &history.text());
     history.only(case.kind, RotationCause::Requested)?;
     let replaced = match case.kind {

@@ -60,7 +60,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     app::deploy(cx, &ns, &[App::new("newcomer")]).await.context("a pod that is new after the restore")?;
     Caller::of(cx, &ns, "newcomer").await?.get("http://server/").await.context("from a new pod to an old one")?;
     let client = Caller::of(cx, &ns, "client").await?;
-    let answer = client.call(&["get", "http://newcomer/", "--until", "20"]).await?;
+    // Whoever has just lost its control plane may take a quarter of a minute to come back to it.
+    let answer = client.call(&["get", "http://newcomer/", "--until", "60"]).await?;
     ensure!(answer["status"] == 200, "a new pod does not understand an old one: {answer}");
     let shaken = chain::ends_at(cx, MESH, &ns, "server", &old.root).await?;
     let load = fleet.stop().await.context("while the authority was lost and came back")?;

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::context::{Context, Figures, pods};
 use crate::install::NAMESPACE;
-use crate::meshed::authority::{self, Authority, Csr, Trust};
+use crate::meshed::authority::{self, Csr, Trust};
 use crate::meshed::{self, App, MESH, SOON, app, expired, operator, spiffe};
 
 /// Runs the test.
@@ -109,8 +109,7 @@ struct Asker<'a> {
 
 impl Asker<'_> {
     async fn signed(&self, token: &str, csr: &[u8]) -> Result<()> {
-        let mut authority = Authority::connect(self.cx, self.trust).await?;
-        match authority.sign(token, csr).await {
+        match authority::ask(self.cx, self.trust, token, csr).await? {
             Ok(answer) => {
                 ensure!(answer.chain_der.len() >= 2, "a chain of {}", answer.chain_der.len());
                 let bundle = answer.bundle.context("no bundle in the answer")?;
@@ -123,8 +122,8 @@ impl Asker<'_> {
 
     /// A refusal blames the caller, says why (`word` is part of it), and shows no token.
     async fn refused(&mut self, what: &str, token: &str, csr: &[u8], word: &str) -> Result<()> {
-        let mut authority = Authority::connect(self.cx, self.trust).await?;
-        let Err((code, message)) = authority.sign(token, csr).await else { bail!("{what} was signed") };
+        let signed = authority::ask(self.cx, self.trust, token, csr).await?;
+        let Err((code, message)) = signed else { bail!("{what} was signed") };
         let blames = [
             Code::InvalidArgument,
             Code::Unauthenticated,

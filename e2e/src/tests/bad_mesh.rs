@@ -49,7 +49,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     // New members and old still understand each other.
     app::deploy(cx, &ns, &[App::new("newcomer")]).await?;
     Caller::of(cx, &ns, "newcomer").await?.get("http://server/").await?;
-    client.get("http://newcomer/").await?;
+    let answer = client.call(&["get", "http://newcomer/", "--until", "60"]).await?;
+    ensure!(answer["status"] == 200, "an old pod does not reach a new one: {answer}");
     let load = client.stop_load().await?;
     load.flawless(2).context("load during all of it")?;
     let restarts = meshed::no_restarts(cx, &ns, "").await?;

@@ -35,31 +35,35 @@ metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8000}]}
 "#;
 
+/// What starting and catching up may take on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
     let nodes = Api::<Node>::all(cx.client()).list(&Default::default()).await?.items;
     let ns = cx.temp_ns("e2e-cluster", None).await?;
     let start = Instant::now();
     cx.apply_yaml(&ns, PODS).await?;
-    cx.rolled_out(&ns, "deployment/web", Duration::from_secs(60)).await?;
+    cx.rolled_out(&ns, "deployment/web", SOON).await?;
     let rollout = start.elapsed().as_secs_f64();
 
     let web = cx.pods(&ns, "app=web").await?;
     ensure!(web.len() == 2, "{} pods instead of 2", web.len());
     let first = pods::name(&web[0]);
-    let address = cx.exec(&ns, &first, "web", &["nslookup", "web.e2e-cluster.svc.cluster.local."]).await?;
+    let lookup = ["nslookup", "web.e2e-cluster.svc.cluster.local."];
+    let address = cx.eventually(SOON, "DNS does not answer", || cx.exec(&ns, &first, "web", &lookup)).await?;
     ensure!(address.contains("10.96.") || cx.env().kubeconfig.is_some(), "DNS answered {address}");
 
     for pod in &web {
         let url = format!("http://{}:8000/", pods::ip(pod)?);
-        let body = cx.exec(&ns, &first, "web", &["timeout", "5", "wget", "-qO-", &url]).await?;
+        let body = cx.exec(&ns, &first, "web", &["timeout", "20", "wget", "-qO-", &url]).await?;
         ensure!(body.trim() == pods::name(pod), "{url} answered {body:?}");
         let answer = cx.http_get(pods::ip(pod)?, 8000, "/").await?;
         ensure!(answer.status() == 200, "{url} answered {} from outside", answer.status());
     }
     // A Service is reachable once every node's rules have caught up.
-    cx.eventually(Duration::from_secs(10), "the Service does not answer", || {
-        cx.exec(&ns, &first, "web", &["timeout", "2", "wget", "-qO-", "http://web/"])
+    cx.eventually(SOON, "the Service does not answer", || {
+        cx.exec(&ns, &first, "web", &["timeout", "10", "wget", "-qO-", "http://web/"])
     })
     .await?;
     let ran = cx.exec_code(&ns, &first, "web", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await?;

@@ -3,7 +3,7 @@
 //! Seen to fail: with what a killed addition leaves of a node, `ip` says "File exists" to the next one.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,12 +28,15 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     // What an aborted run left is not this run's fault.
     cluster::down(&env).await?;
     let before = Machine::now(&env)?;
+    let mut traces = Traces::of(&env);
 
     let start = Instant::now();
     cluster::up(&env, Some(1)).await?;
     let up = start.elapsed().as_secs_f64();
     let first = init(&env)?;
-    ensure!(Machine::now(&env)? != before, "a running cluster leaves no trace: this test looks in the wrong places");
+    traces.learn(&env)?;
+    let found = before.compare(&Machine::now(&env)?, &traces);
+    ensure!(found.is_err(), "a running cluster leaves no trace: this test looks in the wrong places");
 
     cluster::up(&env, Some(1)).await?;
     ensure!(init(&env)? == first, "`up` restarted a healthy cluster");
@@ -43,6 +46,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     cluster::up(&env, Some(1)).await.context("after a crash of the node")?;
     let again = start.elapsed().as_secs_f64();
     ensure!(init(&env)? != first, "`up` did not notice that the node had died");
+    traces.learn(&env)?;
 
     let start = Instant::now();
     add_nodes(&env).await.context("further nodes")?;
@@ -51,8 +55,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let start = Instant::now();
     cluster::down(&env).await?;
     let down = start.elapsed().as_secs_f64();
-    let after = Machine::now(&env)?;
-    before.compare(&after)?;
+    before.compare(&Machine::now(&env)?, &traces)?;
 
     let tenth = |seconds: f64| (seconds * 10.0).round() / 10.0;
     Ok(Figures::new()
@@ -108,8 +111,45 @@ fn node(env: &Env, number: u8) -> Result<Process> {
     Ok(node.with_context(|| format!("the cluster has no node {number}"))?.init)
 }
 
+/// What programs that a node is made of call their directories, mounts and cgroups, wherever they make some.
+const PROGRAMS: [&str; 8] = ["cni", "containerd", "containers", "coredns", "etcd", "kube", "pods", "runc"];
+
+/// Tells what a cluster leaves from what else comes and goes on a machine: somebody logs in, a timer runs, a package is installed.
+#[derive(Debug)]
+struct Traces {
+    instance: String,
+    /// Where everything below is a cluster's.
+    places: BTreeSet<PathBuf>,
+}
+
+impl Traces {
+    fn of(env: &Env) -> Self {
+        // The first namespace on a machine makes a mount of the place for all of them.
+        Self { instance: env.instance.clone(), places: [env.state.clone(), "/run/netns".into()].into() }
+    }
+
+    /// Takes over what a running cluster has written down that it made outside its state.
+    fn learn(&mut self, env: &Env) -> Result<()> {
+        self.places.extend(Record::read(env)?.context("no record of the cluster")?.made);
+        Ok(())
+    }
+
+    /// Whether a path, or a name alone, is a trace.
+    fn is_one(&self, path: &str) -> bool {
+        let path = Path::new(path);
+        let mut names = path.iter().map(|name| name.to_string_lossy());
+        // Other clusters on the machine come and go as they like.
+        let last = path.file_name().unwrap_or_default().to_string_lossy();
+        if last.starts_with("bowline") && !last.starts_with(&self.instance) {
+            return false;
+        }
+        self.places.iter().any(|place| path.starts_with(place))
+            || names.any(|name| name.starts_with(&self.instance) || PROGRAMS.iter().any(|p| name.starts_with(p)))
+    }
+}
+
 /// What a cluster could leave behind.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 struct Machine {
     namespaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
@@ -120,11 +160,7 @@ struct Machine {
 
 impl Machine {
     fn now(env: &Env) -> Result<Self> {
-        // Other clusters on the machine come and go as they like.
-        let ours = |name: &str| name.starts_with(&env.instance) || !name.starts_with("bowline");
-        let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| ours(&last(path)));
         let hierarchies = names("/sys/fs/cgroup");
         let cgroups = hierarchies.iter().flat_map(|h| names(format!("/sys/fs/cgroup/{h}")));
         let state = env.state.to_string_lossy();
@@ -134,26 +170,28 @@ impl Machine {
             .collect();
         directories.extend(env.state.exists().then(|| state.to_string()));
         Ok(Self {
-            namespaces: names("/run/netns").into_iter().filter(|name| ours(name)).collect(),
-            mounts: mounts.map(str::to_owned).collect(),
-            cgroups: cgroups.chain(hierarchies.iter().cloned()).filter(|name| ours(name)).collect(),
+            namespaces: names("/run/netns"),
+            mounts: mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect(),
+            cgroups: cgroups.chain(hierarchies.iter().cloned()).collect(),
             processes: names("/proc").into_iter().filter(|pid| belongs(pid, &state)).collect(),
             directories,
         })
     }
 
-    fn compare(&self, after: &Self) -> Result<()> {
+    fn compare(&self, after: &Self, traces: &Traces) -> Result<()> {
         let kinds = [
             ("network namespaces", &self.namespaces, &after.namespaces),
             ("mounts", &self.mounts, &after.mounts),
             ("cgroups", &self.cgroups, &after.cgroups),
-            ("processes", &self.processes, &after.processes),
             ("directories", &self.directories, &after.directories),
         ];
         for (kind, before, after) in kinds {
-            let more: Vec<_> = after.difference(before).cloned().collect();
+            let more: Vec<_> = after.difference(before).filter(|path| traces.is_one(path)).cloned().collect();
             ensure!(more.is_empty(), "{kind} left behind: {}", more.join(", "));
         }
+        // All of them name the state's directory.
+        let more: Vec<_> = after.processes.difference(&self.processes).cloned().collect();
+        ensure!(more.is_empty(), "processes left behind: {}", more.join(", "));
         Ok(())
     }
 }
@@ -167,4 +205,67 @@ fn names(dir: impl AsRef<Path>) -> BTreeSet<String> {
 fn belongs(pid: &str, state: &str) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).contains(state)
+}
+
+#[cfg(test)]
+mod compare {
+    use super::*;
+
+    fn traces() -> Traces {
+        let places = ["/var/tmp/second", "/run/netns", "/srv/made"].map(PathBuf::from);
+        Traces { instance: "bowline-abc123".into(), places: places.into() }
+    }
+
+    #[test]
+    fn traces_are_told_from_what_else_happens() {
+        let traces = traces();
+        for trace in [
+            "bowline-abc123-node2",
+            "/run/netns/bowline-abc123-wire",
+            "/run/netns",
+            "/var/tmp/second",
+            "/var/tmp/second/node1/run",
+            "/srv/made",
+            "/var/lib/kubelet",
+            "/run/containerd",
+            "/var/log/pods",
+            "/opt/cni",
+            "kubepods.slice",
+        ] {
+            assert!(traces.is_one(trace), "{trace}");
+        }
+        for other in [
+            "/run/user/1000",
+            "/var/log/wtmp",
+            "/var/lib/systemd",
+            "session-7.scope",
+            "apt-daily.service",
+            "/etc/.pwd.lock",
+            "/var/tmp/secondary",
+            "/srv/other",
+            // Another cluster.
+            "bowline-node1",
+            "/run/netns/bowline-node1",
+            "bowline-fffffe-node1",
+        ] {
+            assert!(!traces.is_one(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_and_what_others_make_is_not_left_behind() {
+        let set = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        let before = Machine { directories: set(&["/etc/kubernetes"]), ..Machine::default() };
+        let after = Machine { directories: set(&["/etc/kubernetes", "/run/user"]), ..Machine::default() };
+        before.compare(&after, &traces()).unwrap();
+        for left in [
+            Machine { directories: set(&["/etc/kubernetes", "/var/lib/cni"]), ..after.clone() },
+            Machine { mounts: set(&["/var/tmp/second/node1/run"]), ..after.clone() },
+            Machine { cgroups: set(&["bowline-abc123-node1"]), ..after.clone() },
+            Machine { namespaces: set(&["bowline-abc123-node1"]), ..after.clone() },
+            Machine { processes: set(&["4711"]), ..after.clone() },
+        ] {
+            assert!(before.compare(&left, &traces()).is_err(), "{left:?}");
+        }
+    }
 }

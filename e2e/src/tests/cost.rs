@@ -72,9 +72,10 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     Ok(meshed.figures(figures))
 }
 
-/// Waits until no namespace of an earlier test is being deleted any more: its end is work for the operator.
+/// Waits until no namespace of an earlier test is being deleted any more: its end is work for the operator. Kubernetes looks at one that still
+/// holds something only after half a minute again, and on a busy machine more than once.
 async fn nothing_ends(cx: &Context) -> Result<()> {
-    cx.eventually(Duration::from_secs(60), "the cluster does not come to rest", || async {
+    cx.eventually(Duration::from_secs(180), "the cluster does not come to rest", || async {
         let all = Api::<Namespace>::all(cx.client()).list(&ListParams::default()).await?;
         let ending = all.iter().filter(|ns| ns.metadata.deletion_timestamp.is_some());
         let ending: Vec<_> = ending.map(ResourceExt::name_any).collect();

@@ -6,14 +6,16 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use serde_json::json;
 
 use crate::context::{Context, Figures, pods};
-use crate::meshed::{self, App, Caller, MESH, app, operator};
+use crate::meshed::{self, App, Caller, MESH, SOON, app, operator};
 
 const PODS: u32 = 40;
+/// Requests that are answered at least.
+const REQUESTS: u64 = 1000;
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -40,18 +42,11 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     ensure!(on.len() >= 2, "all pods are on {on:?}");
 
     let client = Caller::of(cx, &ns, "client").await?;
-    client.call(&["get", "http://many/", "--until", "20"]).await?;
-    let load = ["load", "--url", "http://many/", "--rate", "200", "--seconds", "5", "--fresh-percent", "10"];
-    let load: meshed::Load = serde_json::from_value(client.call(&load).await?)?;
+    client.call(&["get", "http://many/", "--until", "60"]).await?;
+    client.steady_load(&["--url", "http://many/", "--rate", "200", "--fresh-percent", "10"], 0).await?;
+    let broken = cx.eventually(SOON, "not every pod is reached", || all_reached(cx, &client, &all)).await?;
+    let load = client.stop_load().await?;
     load.flawless(0)?;
-    let labels = [("direction", "inbound")];
-    let (mut reached, mut broken) = (0, 0.0);
-    for pod in &all {
-        let metrics = meshed::scrape_one(cx, pods::ip(pod)?).await?;
-        reached += u32::from(metrics.sum("bowline_http_requests_total", &labels) > 0.0);
-        broken += metrics.sum("bowline_control_failures_total", &[]);
-    }
-    ensure!(reached == PODS, "a thousand requests reached only {reached} of {PODS} pods");
     for pod in operator::pods(cx).await? {
         ensure!(pods::is_ready(&pod), "{} is not ready", pods::name(&pod));
     }
@@ -62,4 +57,20 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("nodes", nodes)
         .with("control_streams_broken", broken)
         .with("container_restarts", restarts))
+}
+
+/// Fails unless each of the pods has counted a request, and the client has had its answers; returns how many control streams broke.
+async fn all_reached(cx: &Context, client: &Caller<'_>, all: &[Pod]) -> Result<f64> {
+    let load = client.load().await?;
+    ensure!(load.succeeded >= REQUESTS, "{} of {REQUESTS} requests were answered: {}", load.succeeded, load.errors);
+    let (mut missed, mut broken) = (vec![], 0.0);
+    for pod in all {
+        let metrics = meshed::scrape_one(cx, pods::ip(pod)?).await?;
+        if metrics.sum("bowline_http_requests_total", &[("direction", "inbound")]) < 1.0 {
+            missed.push(pods::name(pod));
+        }
+        broken += metrics.sum("bowline_control_failures_total", &[]);
+    }
+    ensure!(missed.is_empty(), "{} requests reached none of {}", load.succeeded, missed.join(", "));
+    Ok(broken)
 }

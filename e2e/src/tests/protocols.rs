@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::context::metrics::Metrics;
@@ -83,10 +83,26 @@ async fn bodies(client: &Caller<'_>) -> Result<()> {
     let chunks = client.get("http://server/chunked/1000").await?;
     ensure!(chunks["lines"] == 1000, "{chunks}");
     // Events arrive one by one, not when some buffer is full: 5 of them, 300 ms apart, of an answer that never ends.
-    let start = Instant::now();
-    let events = client.call(&["get", "http://server/stream/300", "--lines", "5"]).await?;
-    ensure!(events["lines"] == 5 && start.elapsed().as_secs() < 5, "{events} after {:?}", start.elapsed());
-    Ok(())
+    let events = || async {
+        let events = client.call(&["get", "http://server/stream/300", "--lines", "5", "--timeout", "60"]).await?;
+        ensure!(events["lines"] == 5, "{events}");
+        Ok(events["seconds"].as_f64().unwrap_or(f64::MAX))
+    };
+    below(5.0, events).await.context("five events").map(drop)
+}
+
+/// The seconds that something took, if one of three attempts took fewer than `limit`: what the mesh holds up is held up each time, what a
+/// machine does that stands still now and then is not.
+async fn below<F: Future<Output = Result<f64>>>(limit: f64, mut attempt: impl FnMut() -> F) -> Result<f64> {
+    let mut took = vec![];
+    while took.len() < 3 {
+        let seconds = attempt().await?;
+        if seconds < limit {
+            return Ok(seconds);
+        }
+        took.push(seconds);
+    }
+    bail!("it took {took:?} s instead of less than {limit} s")
 }
 
 async fn upgrades(client: &Caller<'_>) -> Result<()> {
@@ -132,12 +148,15 @@ async fn tcp(client: &Caller<'_>) -> Result<f64> {
     ensure!(echo["bye"] == "bye 2000004", "half-close: {echo}");
     let mut slowest: f64 = 0.0;
     for address in ["server:3306", "server:5555"] {
-        let talk = client.call(&["tcp", address, "--banner", "--half-close"]).await?;
-        ensure!(talk["banner"].as_str().is_some_and(|b| b.starts_with("banner server-")), "{address}: {talk}");
-        ensure!(talk["bye"] == "bye 4", "{address}: {talk}");
-        slowest = slowest.max(talk["first_byte_seconds"].as_f64().unwrap_or(f64::MAX));
+        let talk = || async {
+            let talk = client.call(&["tcp", address, "--banner", "--half-close"]).await?;
+            ensure!(talk["banner"].as_str().is_some_and(|b| b.starts_with("banner server-")), "{address}: {talk}");
+            ensure!(talk["bye"] == "bye 4", "{address}: {talk}");
+            Ok(talk["first_byte_seconds"].as_f64().unwrap_or(f64::MAX))
+        };
+        let seconds = below(2.0, talk).await.with_context(|| format!("a server-first protocol at {address}"))?;
+        slowest = slowest.max(seconds);
     }
-    ensure!(slowest < 2.0, "a server-first protocol was held up for {slowest} s");
     Ok(slowest)
 }
 

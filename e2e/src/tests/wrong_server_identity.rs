@@ -31,16 +31,18 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     ensure!(answer["body"] == "impostor\n", "somebody else answered: {answer}");
 
     let url = format!("http://impostor.{outside}/");
-    let told = || async {
-        let report = client.run(&["get", &url, "--timeout", "10"]).await?;
+    let told = async |reasons: &[Reason]| {
+        let report = client.run(&["get", &url, "--timeout", "30"]).await?;
         ensure!(report["status"] != 200, "a server with a wrong identity was asked: {report}");
         let reason = report["headers"]["bowline-reason"].as_str().unwrap_or_default();
-        ensure!(reason == Reason::WrongIdentity.as_str(), "it was refused with another reason: {report}");
+        ensure!(reasons.iter().any(|r| r.as_str() == reason), "it was refused with another reason: {report}");
         Ok(())
     };
-    cx.eventually(SOON, "a server with a wrong identity is not refused for that", told).await?;
+    let refused = || told(&[Reason::WrongIdentity]);
+    cx.eventually(SOON, "a server with a wrong identity is not refused for that", refused).await?;
     for _ in 0..TRIES {
-        told().await?;
+        // On a machine that stands still a connection may not come so far; what the servers saw is judged below.
+        told(&[Reason::WrongIdentity, Reason::ConnectFailed, Reason::TlsFailed]).await?;
     }
     let (impostor, honest) = (said(cx, &outside, "impostor").await?, said(cx, &outside, "honest").await?);
     ensure!(honest.contains("was sent a request"), "the honest server saw nothing: {honest}");

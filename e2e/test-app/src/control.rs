@@ -27,10 +27,10 @@ use crate::{
 /// Default control port.
 pub(crate) const PORT: u16 = 8099;
 
-/// What the command waits for, at most.
-const ANSWER: Duration = Duration::from_secs(5);
-/// The same when load is stopped: what is in flight gets its answer or its timeout first.
-const DRAINED: Duration = Duration::from_secs(45);
+/// What the command waits for, at most: far more than an answer over loopback takes, for a machine may stand still meanwhile.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The same when load is stopped: what is in flight gets its answer or its timeout first, and then streams their last event or their silence.
+const DRAINED: Duration = Duration::from_secs(90);
 
 /// What the control port works on.
 pub(crate) struct State {

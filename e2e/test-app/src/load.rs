@@ -1,5 +1,5 @@
-//! Load at a fixed rate: requests are sent when they are due, whether or not earlier ones were answered (an open model), some on
-//! fresh connections, the rest on a pool; beside them long-lived streams are held. What fails is counted by kind.
+//! Load at a fixed rate: requests are due whether or not earlier ones were answered (an open model), and their time counts from then, some
+//! on fresh connections, the rest on a pool; beside them long-lived streams are held. What fails is counted by kind.
 
 mod report;
 mod streams;
@@ -21,16 +21,14 @@ use hyper_util::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{AcquireError, Semaphore, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
 
 use crate::fetch::{Target, connect};
 pub(crate) use report::Report;
-
-/// Requests in flight at most; what is due beyond that counts as failed with the kind `overflow`.
-const MAX_IN_FLIGHT: usize = 1000;
+use streams::With;
 
 /// What load to make.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -61,9 +59,17 @@ pub(crate) struct Args {
     #[arg(long)]
     #[serde(default)]
     websocket: Vec<String>,
-    /// Seconds after which a request has failed.
-    #[arg(long, default_value_t = 5.0)]
+    /// Seconds after it was due at which a request has failed. Generous: a machine may stand still for some of them, and what hangs hangs
+    /// for good.
+    #[arg(long, default_value_t = 30.0)]
     timeout: f64,
+    /// Seconds of silence after which a stream is lost; as generous, for the same reason.
+    #[arg(long, default_value_t = 30.0)]
+    silence: f64,
+    /// Requests in flight at most: what is due beyond that waits its turn. After a machine has stood still, all that became due meanwhile
+    /// comes at once.
+    #[arg(long, default_value_t = 1000)]
+    in_flight: usize,
 }
 
 /// Runs to the end and answers the report.
@@ -86,29 +92,30 @@ type Pool = Client<HttpConnector, Empty<Bytes>>;
 /// Runs load into a report until its time is over or it is told to stop; then everything that was sent gets its verdict.
 pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result<()> {
     ensure!(args.rate > 0.0 && args.rate <= 20_000.0, "--rate must be above 0 and at most 20000");
+    ensure!((1..=20_000).contains(&args.in_flight), "--in-flight must be above 0 and at most 20000");
     let targets: Vec<Target> = args.url.iter().map(|u| Target::parse(u)).collect::<Result<_>>()?;
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let pool: Pool = Client::builder(TokioExecutor::new()).build(connector);
-    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let room = Arc::new(Semaphore::new(args.in_flight));
+    let (timeout, silence) = (Duration::from_secs_f64(args.timeout), Duration::from_secs_f64(args.silence));
     let mut held = hold(&args, &targets, &report, &stop)?;
     let mut tasks = JoinSet::new();
-    let timeout = Duration::from_secs_f64(args.timeout);
     let mut due = tokio::time::interval(Duration::from_secs_f64(1.0 / args.rate));
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (start, mut number, mut stopped) = (Instant::now(), 0u64, stop.subscribe());
     while start.elapsed().as_secs_f64() < args.seconds {
-        let at = tokio::select! {
+        let next = async {
+            let at = due.tick().await;
+            Ok::<_, AcquireError>((at, Arc::clone(&room).acquire_owned().await?))
+        };
+        let (at, permit) = tokio::select! {
             biased;
             _ = stopped.wait_for(|stop| *stop) => break,
-            at = due.tick() => at.into_std(),
+            next = next => next?,
         };
         while tasks.try_join_next().is_some() {}
         report.sent();
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            report.failed("overflow");
-            continue;
-        };
         let target = targets[(number % targets.len() as u64) as usize].clone();
         // Spreads the fresh ones evenly, whatever the number of targets.
         let turn = number / targets.len() as u64;
@@ -116,7 +123,8 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result
         number += 1;
         let (report, pool) = (Arc::clone(&report), pool.clone());
         tasks.spawn(async move {
-            let done = tokio::time::timeout(timeout, request(&target, fresh.then_some(()), &pool, &report)).await;
+            let done =
+                tokio::time::timeout_at(at + timeout, request(&target, fresh.then_some(()), &pool, &report)).await;
             match done {
                 Ok(Ok(())) => report.succeeded(at.elapsed()),
                 Ok(Err(kind)) => report.failed(&kind),
@@ -129,7 +137,7 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result
     while tasks.join_next().await.is_some() {}
     stop.send_replace(true);
     let last = async { while held.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(streams::LAST_EVENT, last).await;
+    let _ = tokio::time::timeout(silence + streams::GRACE, last).await;
     for _ in 0..held.len() {
         report.stream_lost("never came to an end");
     }
@@ -139,7 +147,8 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result
 /// Starts the streams that are held.
 fn hold(args: &Args, targets: &[Target], report: &Arc<Report>, stop: &Stop) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
-    let with = || (Arc::clone(report), stop.subscribe());
+    let silence = Duration::from_secs_f64(args.silence);
+    let with = || With { report: Arc::clone(report), stop: stop.subscribe(), silence };
     for i in 0..args.streams {
         tasks.spawn(streams::hold_http(targets[i % targets.len()].clone(), with()));
     }

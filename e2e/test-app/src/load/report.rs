@@ -55,7 +55,7 @@ impl Default for Report {
 }
 
 impl Report {
-    /// A request became due.
+    /// A request was sent.
     pub(crate) fn sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }

@@ -21,14 +21,18 @@ use tokio::{
 use super::Report;
 use crate::fetch::{Target, connect};
 
-/// Silence after which a stream counts as lost; events come ten times a second.
-const SILENCE: Duration = Duration::from_secs(5);
+/// After the load was told to stop, every stream has ended so long after its silence would have.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// In which every stream has ended after the load was told to stop.
-pub(super) const LAST_EVENT: Duration = Duration::from_secs(SILENCE.as_secs() + 2);
-
-/// Where a stream reports to, and whether it shall end.
-pub(super) type With = (Arc<Report>, watch::Receiver<bool>);
+/// What a stream is held with.
+pub(super) struct With {
+    /// Where it reports to.
+    pub(super) report: Arc<Report>,
+    /// Whether it shall end.
+    pub(super) stop: watch::Receiver<bool>,
+    /// Silence after which it counts as lost; events come ten times a second.
+    pub(super) silence: Duration,
+}
 
 /// Ten times a second.
 fn pace() -> Interval {
@@ -36,13 +40,13 @@ fn pace() -> Interval {
 }
 
 /// Holds one `/stream` and checks its numbering.
-pub(super) async fn hold_http(target: Target, (report, stop): With) {
-    if let Err(e) = http(&target, &report, &stop).await {
-        report.stream_lost(&format!("stream: {e:#}"));
+pub(super) async fn hold_http(target: Target, with: With) {
+    if let Err(e) = http(&target, &with).await {
+        with.report.stream_lost(&format!("stream: {e:#}"));
     }
 }
 
-async fn http(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
+async fn http(target: &Target, With { report, stop, silence }: &With) -> Result<()> {
     let (mut sender, connection) = conn::http1::handshake(TokioIo::new(connect(target).await?)).await?;
     tokio::spawn(connection);
     let request =
@@ -52,7 +56,7 @@ async fn http(target: &Target, report: &Report, stop: &watch::Receiver<bool>) ->
     report.stream_held();
     let (mut body, mut next, mut text) = (response.into_body(), 0u64, String::new());
     loop {
-        let frame = timeout(SILENCE, body.frame()).await.context("silent")?;
+        let frame = timeout(*silence, body.frame()).await.context("silent")?;
         let Some(frame) = frame else { bail!("ended by the server") };
         let Ok(data) = frame.context("broken")?.into_data() else { continue };
         text.push_str(std::str::from_utf8(&data)?);
@@ -69,19 +73,19 @@ async fn http(target: &Target, report: &Report, stop: &watch::Receiver<bool>) ->
 }
 
 /// Holds one TCP connection and sends a number to and fro.
-pub(super) async fn hold_tcp(target: Target, (report, stop): With) {
-    if let Err(e) = tcp(&target, &report, &stop).await {
-        report.stream_lost(&format!("tcp: {e:#}"));
+pub(super) async fn hold_tcp(target: Target, with: With) {
+    if let Err(e) = tcp(&target, &with).await {
+        with.report.stream_lost(&format!("tcp: {e:#}"));
     }
 }
 
-async fn tcp(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
+async fn tcp(target: &Target, With { report, stop, silence }: &With) -> Result<()> {
     let mut stream = connect(target).await?;
     let (mut number, mut back, mut pause) = (0u64, [0; 8], pace());
     loop {
         pause.tick().await;
         stream.write_all(&number.to_be_bytes()).await.context("send")?;
-        timeout(SILENCE, stream.read_exact(&mut back)).await.context("silent")?.context("echo")?;
+        timeout(*silence, stream.read_exact(&mut back)).await.context("silent")?.context("echo")?;
         ensure!(u64::from_be_bytes(back) == number, "another number came back");
         if number == 0 {
             report.stream_held();

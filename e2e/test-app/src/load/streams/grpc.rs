@@ -2,27 +2,23 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::stream;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::Endpoint;
 
-use super::{SILENCE, With, pace};
+use super::{With, pace};
 use crate::{
     fetch::Target,
-    load::Report,
     proto::test::{Message, echo_client::EchoClient},
 };
 
 /// Holds one call and checks that every message comes back.
-pub(in crate::load) async fn hold(target: Target, (report, stop): With) {
-    if let Err(e) = chat(&target, &report, &stop).await {
-        report.stream_lost(&format!("grpc: {e:#}"));
+pub(in crate::load) async fn hold(target: Target, with: With) {
+    if let Err(e) = chat(&target, &with).await {
+        with.report.stream_lost(&format!("grpc: {e:#}"));
     }
 }
 
-async fn chat(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
+async fn chat(target: &Target, With { report, stop, silence }: &With) -> Result<()> {
     let endpoint = Endpoint::from_shared(format!("http://{}", target.authority))?;
     let channel = endpoint.connect().await.context("connect")?;
     // One message is on its way at a time.
@@ -35,7 +31,7 @@ async fn chat(target: &Target, report: &Report, stop: &watch::Receiver<bool>) ->
         pause.tick().await;
         let message = Message { sequence, ..Message::default() };
         outgoing.send(message).await.map_err(|_| anyhow::anyhow!("ended while sending"))?;
-        let answer = timeout(SILENCE, answers.message()).await.context("silent")?;
+        let answer = timeout(*silence, answers.message()).await.context("silent")?;
         let Some(answer) = answer.map_err(|status| failed(&status))? else { bail!("ended by the server") };
         ensure!(answer.sequence == sequence, "message {} instead of {sequence}", answer.sequence);
         if sequence == 0 {

@@ -2,30 +2,27 @@
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{SILENCE, With, pace};
-use crate::{
-    fetch::{Target, connect},
-    load::Report,
-};
+use super::{With, pace};
+use crate::fetch::{Target, connect};
 
 /// Holds one WebSocket and checks that every message comes back.
-pub(in crate::load) async fn hold(target: Target, (report, stop): With) {
-    if let Err(e) = converse(&target, &report, &stop).await {
-        report.stream_lost(&format!("websocket: {e:#}"));
+pub(in crate::load) async fn hold(target: Target, with: With) {
+    if let Err(e) = converse(&target, &with).await {
+        with.report.stream_lost(&format!("websocket: {e:#}"));
     }
 }
 
-async fn converse(target: &Target, report: &Report, stop: &watch::Receiver<bool>) -> Result<()> {
+async fn converse(target: &Target, With { report, stop, silence }: &With) -> Result<()> {
     let url = format!("ws://{}{}", target.authority, target.path);
     let (mut socket, _) = tokio_tungstenite::client_async(url, connect(target).await?).await.context("handshake")?;
     let (mut number, mut pause) = (0u64, pace());
     loop {
         pause.tick().await;
         socket.send(Message::text(number.to_string())).await.context("send")?;
-        let back = timeout(SILENCE, socket.next()).await.context("silent")?.context("ended by the server")??;
+        let back = timeout(*silence, socket.next()).await.context("silent")?.context("ended by the server")??;
         ensure!(back.to_text()? == number.to_string(), "{back:?} instead of {number}");
         if number == 0 {
             report.stream_held();
