@@ -99,6 +99,7 @@ impl Seen<'_> {
             pod: name.name.clone(),
             spiffe_id: self.identity(name, pod),
             ports: self.ports(name, pod),
+            owner: pod.owner.clone(),
         };
         Some((Address { target: Some(Target::Workload(workload)) }, None))
     }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 mod hub;
+mod owners;
 
 use super::{
     compile::{Compiled, compile},
@@ -216,6 +217,7 @@ fn any_pod_view(ip: u8, meshed: bool, host_network: bool) -> PodView {
         mesh: meshed.then(|| "default".into()),
         labels: [("app".to_owned(), "web".to_owned())].into(),
         ports: [("web".to_owned(), 8080)].into(),
+        owner: if meshed { "web".into() } else { String::new() },
         created: 0,
     }
 }

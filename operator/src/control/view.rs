@@ -14,7 +14,10 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::protocol;
-use crate::{inject::decide::injected_mesh, mesh::validate::mode_in_force};
+use crate::{
+    inject::{decide::injected_mesh, workload},
+    mesh::validate::mode_in_force,
+};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -74,6 +77,8 @@ pub struct PodView {
     pub labels: BTreeMap<String, String>,
     /// Named TCP ports of its containers.
     pub ports: BTreeMap<String, u16>,
+    /// Name of the workload that made it; empty: it has no other than its own.
+    pub owner: String,
     /// Seconds since the Unix epoch: the younger of two pods with one address is the one that has it.
     pub created: i64,
 }
@@ -105,6 +110,7 @@ impl PodView {
             mesh: injected_mesh(pod).map(ToOwned::to_owned),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             ports,
+            owner: Some(workload::name(pod)).filter(|name| *name != pod.name_any()).unwrap_or_default(),
             created: pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
         })
     }

@@ -278,6 +278,9 @@ pub struct Workload {
     /// Protocols declared for its ports.
     #[prost(message, repeated, tag = "4")]
     pub ports: ::prost::alloc::vec::Vec<PortProtocol>,
+    /// Name of what made it (Deployment, StatefulSet …), for metrics; empty: nobody did, or the operator does not tell.
+    #[prost(string, tag = "5")]
+    pub owner: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
