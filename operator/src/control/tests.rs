@@ -10,6 +10,7 @@ use prost::Message;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+mod hints;
 mod hub;
 mod owners;
 
@@ -277,6 +278,8 @@ fn take_step(index: &mut Index, step: &Step) -> Touched {
                         pod: format!("pod-{pod}"),
                         zone: String::new(),
                         node: format!("node-{pod}"),
+                        for_zones: if ready { vec![format!("zone-{pod}")] } else { Vec::new() },
+                        for_nodes: Vec::new(),
                         ready,
                         draining: !ready,
                     })

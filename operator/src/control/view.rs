@@ -226,6 +226,10 @@ pub struct EndpointView {
     pub zone: String,
     /// Name of the node, possibly empty.
     pub node: String,
+    /// Zones whose callers are to use it, ascending; none: no hint.
+    pub for_zones: Vec<String>,
+    /// Nodes whose callers are to use it, ascending; none: no hint.
+    pub for_nodes: Vec<String>,
     /// Whether it may be given something new.
     pub ready: bool,
     /// Whether it finishes what it has.
@@ -254,6 +258,7 @@ impl SliceView {
                 let conditions = e.conditions.clone().unwrap_or_default();
                 let ready = conditions.ready.unwrap_or(true);
                 let terminating = conditions.terminating.unwrap_or(false);
+                let hints = e.hints.clone().unwrap_or_default();
                 let pod = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
                 Some(EndpointView {
                     // Consumers take the first address (discovery/v1, Endpoint.addresses).
@@ -261,6 +266,8 @@ impl SliceView {
                     pod: pod.and_then(|t| t.name.clone()).unwrap_or_default(),
                     zone: e.zone.clone().unwrap_or_default(),
                     node: e.node_name.clone().unwrap_or_default(),
+                    for_zones: hinted(hints.for_zones.into_iter().flatten().map(|zone| zone.name)),
+                    for_nodes: hinted(hints.for_nodes.into_iter().flatten().map(|node| node.name)),
                     ready: ready && !terminating,
                     draining: terminating && conditions.serving.unwrap_or(ready),
                 })
@@ -268,6 +275,14 @@ impl SliceView {
             .collect();
         Some(Self { service: Name::new(slice.namespace()?, service), ports, endpoints })
     }
+}
+
+/// In one order, whatever order they came in.
+fn hinted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// An address in its canonical form; headless Services say `None`.

@@ -172,6 +172,10 @@ pub struct Endpoint {
     pub zone: String,
     /// Name of the node, possibly empty.
     pub node: String,
+    /// Zones whose callers are to use it; none: no hint.
+    pub for_zones: Vec<String>,
+    /// Nodes whose callers are to use it; none: no hint.
+    pub for_nodes: Vec<String>,
     /// Finishes what it has; is given something new only where all others do as much.
     pub draining: bool,
 }
@@ -300,6 +304,8 @@ fn service(s: proto::Service) -> Result<Service, ApplyError> {
                         pod: e.pod.clone(),
                         zone: e.zone.clone(),
                         node: e.node.clone(),
+                        for_zones: e.for_zones.clone(),
+                        for_nodes: e.for_nodes.clone(),
                         draining: e.draining,
                     });
                 }
