@@ -7,8 +7,8 @@ use crate::{
     dataplane::Here,
 };
 
-/// Those that may be given something new, and of them those that hints leave to callers from here. Where all are about to end, those that still serve: better than nobody (as kube-proxy, with
-/// `ProxyTerminatingEndpoints`).
+/// Those that may be given something new, and of them those that hints leave to callers from here. Where all are about to end, those that
+/// still serve: better than nobody (as kube-proxy, with `ProxyTerminatingEndpoints`).
 pub(super) fn eligible<'a>(endpoints: &'a [Endpoint], selection: Selection, here: &Here) -> Vec<&'a Endpoint> {
     // A pod of an earlier version does not know its node: then every endpoint is as good as another.
     let near = |e: &&Endpoint| !selection.local || here.node.is_empty() || e.node == here.node;
@@ -25,11 +25,15 @@ pub(super) fn eligible<'a>(endpoints: &'a [Endpoint], selection: Selection, here
     found
 }
 
+/// Places whose callers are to use an endpoint.
+type Hints = fn(&Endpoint) -> &[String];
+
 /// Leaves those that are meant for this node, or else for this zone. Hints count only where every endpoint has some, so that nobody is
 /// left out by them, and where one of them is for here (as kube-proxy, `topologyModeFromHints`).
 fn prefer(ready: &mut Vec<&Endpoint>, node: &str, zone: &str) {
-    let hints: [(fn(&Endpoint) -> &[String], &str); 2] = [(|e| &e.for_nodes, node), (|e| &e.for_zones, zone)];
-    for (hinted, here) in hints {
+    let by_node: (Hints, _) = (|e| &e.for_nodes, node);
+    let by_zone: (Hints, _) = (|e| &e.for_zones, zone);
+    for (hinted, here) in [by_node, by_zone] {
         let is_for_here = |e: &&Endpoint| hinted(e).iter().any(|place| !here.is_empty() && place == here);
         if ready.iter().all(|e| !hinted(e).is_empty()) && ready.iter().any(is_for_here) {
             ready.retain(is_for_here);
@@ -176,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_service_for_its_own_node_heeds_no_hints() {
-        let mut all = [hinted(1, "x", "a"), hinted(2, "y", "b")];
-        (all[0].node, all[1].node) = ("b".into(), "a".into());
+        let mut all = [hinted(1, "x", "a"), hinted(2, "y", "b"), hinted(3, "x", "a")];
+        (all[0].node, all[1].node) = ("a".into(), "a".into());
         let local = Selection { local: true, affine: false };
-        assert_eq!(last(&eligible(&all, local, &at("a", "x"))), [2]);
+        assert_eq!(last(&eligible(&all, local, &at("a", "x"))), [1, 2]);
     }
 
     #[test]
