@@ -244,7 +244,8 @@ fn service_json(service: &Service) -> Value {
                 json!({
                     "address": std::net::SocketAddr::new(e.ip, e.port).to_string(),
                     "identity": e.identity.as_ref().map(|i| i.as_str()),
-                    "pod": e.pod, "zone": e.zone, "draining": e.draining,
+                    "pod": e.pod, "zone": e.zone, "forZones": e.for_zones, "forNodes": e.for_nodes,
+                    "draining": e.draining,
                 })
             })
             .collect();

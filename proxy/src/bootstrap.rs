@@ -160,6 +160,8 @@ pub mod env {
     pub const POD_IP: &str = "BOWLINE_POD_IP";
     /// Name of the pod's node (downward API).
     pub const NODE_NAME: &str = "BOWLINE_NODE_NAME";
+    /// Topology zone of that node (downward API: the pod's label, which the API server sets since Kubernetes 1.35); empty without it.
+    pub const ZONE: &str = "BOWLINE_ZONE";
     /// See [`POD_NAME`].
     pub const SERVICE_ACCOUNT: &str = "BOWLINE_SERVICE_ACCOUNT";
     /// Name of the workload that owns the pod (metrics label), e.g. `web`.

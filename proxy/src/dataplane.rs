@@ -66,6 +66,8 @@ pub struct Config {
 pub struct Here {
     /// Name of its node; empty: not known.
     pub node: String,
+    /// Its topology zone; empty: not known.
+    pub zone: String,
     /// Its address.
     pub address: Option<IpAddr>,
 }

@@ -110,7 +110,7 @@ async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
 fn start_dataplane(settings: &Settings, parts: &Parts) -> Result<dataplane::Handle, StartError> {
     let workload = format!("{}/{}", settings.namespace, settings.workload);
     let mut config = dataplane::Config::for_pod(workload, settings.workers);
-    config.here = Here { node: settings.node.clone(), address: Some(settings.ip) };
+    config.here = Here { node: settings.node.clone(), zone: settings.zone.clone(), address: Some(settings.ip) };
     if let Some(ip) = settings.bind {
         for address in [&mut config.outbound, &mut config.plain, &mut config.mesh] {
             address.set_ip(ip);

@@ -39,9 +39,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
     let (route, declared, service): (_, _, Rc<str>) = match target {
         Target::Outside => return Box::pin(carry::pass(worker, stream, to)).await,
         Target::Workload(workload) => {
-            let service = format!("{}/{}", workload.namespace, workload.pod);
             let declared = protocol(&workload.ports, to.port());
-            (direct(&worker, workload, to, &service), declared, service.into())
+            let (route, service) = direct(&worker, workload, to);
+            (route, declared, service)
         }
         Target::Service(key, source) => {
             let service = key.to_string();
@@ -58,14 +58,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
     carry::carry(worker, carried).await;
 }
 
-/// To exactly the pod that was addressed.
-fn direct(worker: &Worker, workload: Arc<Workload>, to: SocketAddr, service: &str) -> Route {
+/// To exactly the pod that was addressed, and what it is counted as: pods come and go for as long as this process lives, and a series
+/// never goes, so they are counted together as what made them.
+fn direct(worker: &Worker, workload: Arc<Workload>, to: SocketAddr) -> (Route, Rc<str>) {
+    let service: Rc<str> = format!("{}/{}", workload.namespace, workload.owner).into();
     // Ports of its proxy are not the application's.
     let identity = workload.identity.clone().filter(|_| !ports::ALL.contains(&to.port()));
     let peer = identity.as_ref().map_or(PLAINTEXT, |id| id.as_str());
-    let series = worker.metrics.http(Direction::Outbound, service, peer);
+    let series = worker.metrics.http(Direction::Outbound, &service, peer);
     let endpoint = worker.direct(EndpointKey { address: to, identity });
-    Route::Pod(Pod::new(Candidate { endpoint, series }, to.ip(), workload))
+    (Route::Pod(Pod::new(Candidate { endpoint, series }, to.ip(), workload)), service)
 }
 
 /// What is declared for a port.

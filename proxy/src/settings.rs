@@ -49,6 +49,8 @@ pub struct Settings {
     pub ip: std::net::IpAddr,
     /// Name of the pod's node; empty: not told.
     pub node: String,
+    /// Topology zone of the pod's node; empty: not told.
+    pub zone: String,
     /// Service account of the pod.
     pub service_account: String,
     /// Name of the workload.
@@ -87,6 +89,7 @@ impl Settings {
             ip: ip.parse().map_err(|_| wrong(env::POD_IP, format!("is no IP address: {ip:?}")))?,
             // Injectors of earlier versions do not tell.
             node: var(env::NODE_NAME).unwrap_or_default(),
+            zone: var(env::ZONE).unwrap_or_default(),
             service_account: must(env::SERVICE_ACCOUNT)?,
             workload: var(env::WORKLOAD).filter(|w| !w.is_empty()).unwrap_or_else(|| pod.clone()),
             drain: number(&var, env::DRAIN_SECONDS)?.map_or(DEFAULT_DRAIN, Duration::from_secs),
@@ -165,6 +168,19 @@ mod tests {
             let var = |n: &str| if n == name { Some(value.to_owned()) } else { given(n) };
             assert_eq!(Settings::read(var).unwrap_err().name, name);
         }
+    }
+
+    #[test]
+    fn where_the_pod_is_may_be_told() {
+        let unknown = Settings::read(given).unwrap();
+        assert_eq!((unknown.node.as_str(), unknown.zone.as_str()), ("", ""));
+        let var = |n: &str| match n {
+            env::NODE_NAME => Some("node-1".to_owned()),
+            env::ZONE => Some("x".to_owned()),
+            _ => given(n),
+        };
+        let told = Settings::read(var).unwrap();
+        assert_eq!((told.node.as_str(), told.zone.as_str()), ("node-1", "x"));
     }
 
     #[test]

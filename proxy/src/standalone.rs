@@ -193,8 +193,10 @@ fn table(state: &State, to: SocketAddr, outbound: &Outbound) -> Result<(), Stand
         .map(|e| {
             let ip: IpAddr = e.address.ip();
             let identity = e.identity.as_deref().map(str::parse).transpose()?;
-            let (pod, zone) = (String::new(), String::new());
-            Ok(Endpoint { ip, port: e.address.port(), identity, pod, zone, node: String::new(), draining: false })
+            let (pod, zone, node) = (String::new(), String::new(), String::new());
+            let (for_zones, for_nodes) = (Vec::new(), Vec::new());
+            let port = e.address.port();
+            Ok(Endpoint { ip, port, identity, pod, zone, node, for_zones, for_nodes, draining: false })
         })
         .collect::<Result<Vec<_>, SpiffeError>>()?;
     let protocol = match outbound.protocol {

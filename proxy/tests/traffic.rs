@@ -20,6 +20,8 @@ mod http1;
 mod http2;
 #[path = "traffic/mesh.rs"]
 mod mesh;
+#[path = "traffic/near.rs"]
+mod near;
 #[path = "traffic/opaque.rs"]
 mod opaque;
 #[path = "traffic/policy.rs"]

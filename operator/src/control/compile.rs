@@ -1,6 +1,9 @@
 //! Index → resources as the proxies of one Mesh see them, encoded and checked with the proxy's own code. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+};
 
 use bowline_proxy::{
     control::apply::{self, ApplyError},
@@ -99,6 +102,7 @@ impl Seen<'_> {
             pod: name.name.clone(),
             spiffe_id: self.identity(name, pod),
             ports: self.ports(name, pod),
+            owner: pod.owner.clone(),
         };
         Some((Address { target: Some(Target::Workload(workload)) }, None))
     }
@@ -163,17 +167,13 @@ impl Seen<'_> {
                     continue;
                 }
                 let Some(spiffe_id) = self.endpoint_identity(&name.namespace, endpoint) else { continue };
-                let compiled = Endpoint {
-                    ip: endpoint.ip.to_string(),
-                    spiffe_id,
-                    pod: endpoint.pod.clone(),
-                    zone: endpoint.zone.clone(),
-                    draining: endpoint.draining,
-                    // Nobody else asks, and a table is large enough.
-                    node: if service.local { endpoint.node.clone() } else { String::new() },
-                };
-                // An endpoint that moves between slices is in both for a moment; ready wins.
-                group.entry(endpoint.ip).and_modify(|known| known.draining &= endpoint.draining).or_insert(compiled);
+                let compiled = told(endpoint, spiffe_id, service.local);
+                match group.entry(endpoint.ip) {
+                    Entry::Vacant(place) => drop(place.insert(compiled)),
+                    // An endpoint that moves between slices is in both for a moment; ready wins.
+                    Entry::Occupied(mut known) if known.get().draining => drop(known.insert(compiled)),
+                    Entry::Occupied(_) => {}
+                }
             }
         }
         groups.retain(|_, endpoints| !endpoints.is_empty());
@@ -192,5 +192,20 @@ impl Seen<'_> {
             local: service.local,
             affine: service.affine,
         })
+    }
+}
+
+fn told(endpoint: &EndpointView, spiffe_id: String, local: bool) -> Endpoint {
+    // Nobody else asks, and a table is large enough.
+    let node_matters = local || !endpoint.for_zones.is_empty();
+    Endpoint {
+        ip: endpoint.ip.to_string(),
+        spiffe_id,
+        pod: endpoint.pod.clone(),
+        zone: endpoint.zone.clone(),
+        draining: endpoint.draining,
+        node: if node_matters { endpoint.node.clone() } else { String::new() },
+        for_zones: endpoint.for_zones.clone(),
+        for_nodes: endpoint.for_nodes.clone(),
     }
 }

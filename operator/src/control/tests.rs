@@ -10,7 +10,9 @@ use prost::Message;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+mod hints;
 mod hub;
+mod owners;
 
 use super::{
     compile::{Compiled, compile},
@@ -216,6 +218,7 @@ fn any_pod_view(ip: u8, meshed: bool, host_network: bool) -> PodView {
         mesh: meshed.then(|| "default".into()),
         labels: [("app".to_owned(), "web".to_owned())].into(),
         ports: [("web".to_owned(), 8080)].into(),
+        owner: if meshed { "web".into() } else { String::new() },
         created: 0,
     }
 }
@@ -275,6 +278,8 @@ fn take_step(index: &mut Index, step: &Step) -> Touched {
                         pod: format!("pod-{pod}"),
                         zone: String::new(),
                         node: format!("node-{pod}"),
+                        for_zones: if ready { vec![format!("zone-{pod}")] } else { Vec::new() },
+                        for_nodes: Vec::new(),
                         ready,
                         draining: !ready,
                     })

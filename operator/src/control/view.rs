@@ -14,7 +14,10 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::protocol;
-use crate::{inject::decide::injected_mesh, mesh::validate::mode_in_force};
+use crate::{
+    inject::{decide::injected_mesh, workload},
+    mesh::validate::mode_in_force,
+};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -74,6 +77,8 @@ pub struct PodView {
     pub labels: BTreeMap<String, String>,
     /// Named TCP ports of its containers.
     pub ports: BTreeMap<String, u16>,
+    /// Name of the workload that made it; empty: it has no other than its own.
+    pub owner: String,
     /// Seconds since the Unix epoch: the younger of two pods with one address is the one that has it.
     pub created: i64,
 }
@@ -105,6 +110,7 @@ impl PodView {
             mesh: injected_mesh(pod).map(ToOwned::to_owned),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             ports,
+            owner: Some(workload::name(pod)).filter(|name| *name != pod.name_any()).unwrap_or_default(),
             created: pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
         })
     }
@@ -220,6 +226,10 @@ pub struct EndpointView {
     pub zone: String,
     /// Name of the node, possibly empty.
     pub node: String,
+    /// Zones whose callers are to use it, ascending; none: no hint.
+    pub for_zones: Vec<String>,
+    /// Nodes whose callers are to use it, ascending; none: no hint.
+    pub for_nodes: Vec<String>,
     /// Whether it may be given something new.
     pub ready: bool,
     /// Whether it finishes what it has.
@@ -248,6 +258,7 @@ impl SliceView {
                 let conditions = e.conditions.clone().unwrap_or_default();
                 let ready = conditions.ready.unwrap_or(true);
                 let terminating = conditions.terminating.unwrap_or(false);
+                let hints = e.hints.clone().unwrap_or_default();
                 let pod = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"));
                 Some(EndpointView {
                     // Consumers take the first address (discovery/v1, Endpoint.addresses).
@@ -255,6 +266,8 @@ impl SliceView {
                     pod: pod.and_then(|t| t.name.clone()).unwrap_or_default(),
                     zone: e.zone.clone().unwrap_or_default(),
                     node: e.node_name.clone().unwrap_or_default(),
+                    for_zones: hinted(hints.for_zones.into_iter().flatten().map(|zone| zone.name)),
+                    for_nodes: hinted(hints.for_nodes.into_iter().flatten().map(|node| node.name)),
                     ready: ready && !terminating,
                     draining: terminating && conditions.serving.unwrap_or(ready),
                 })
@@ -262,6 +275,14 @@ impl SliceView {
             .collect();
         Some(Self { service: Name::new(slice.namespace()?, service), ports, endpoints })
     }
+}
+
+/// In one order, whatever order they came in.
+fn hinted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// An address in its canonical form; headless Services say `None`.

@@ -28,6 +28,9 @@ pub const VOLUMES: [&str; 3] = [TRUST_VOLUME, TOKEN_VOLUME, SLOTS_VOLUME];
 /// Name of the metrics port, by which a PodMonitor finds it.
 pub const METRICS_PORT: &str = "bowline-metrics";
 
+/// Label of the pod that names the zone of its node.
+const ZONE_LABEL: &str = "metadata.labels['topology.kubernetes.io/zone']";
+
 /// The sidecar runs as a user of its own, so the token must be readable for others than its owner. The kubelet tightens this to 0600
 /// and hands the file to the pod's group where the pod has an `fsGroup`, which every container of the pod then belongs to.
 const TOKEN_MODE: i32 = 0o444;
@@ -108,6 +111,7 @@ fn slot(sidecar: &Sidecar, name: &str) -> Container {
         field(env::POD_UID, "metadata.uid"),
         field(env::POD_IP, "status.podIP"),
         field(env::NODE_NAME, "spec.nodeName"),
+        field(env::ZONE, ZONE_LABEL),
         field(env::SERVICE_ACCOUNT, "spec.serviceAccountName"),
         value(env::WORKLOAD, &sidecar.workload),
         value(env::LOG, log_filter(sidecar.log_level)),

@@ -6,20 +6,31 @@ use k8s_openapi::api::core::v1::Pod;
 const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Digits at the end of the names of a CronJob's Jobs: minutes since the Unix epoch.
 const CRON_DIGITS: usize = 8;
+/// Longest name of an object.
+const MAX_NAME: usize = 253;
 
 /// Deployment, StatefulSet, DaemonSet, CronJob or Job that made the pod; the pod's own name if nobody did.
 #[must_use]
 pub fn name(pod: &Pod) -> String {
-    let owner = pod.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
-    match owner {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    // The API server takes any text, from whoever may create pods, and this becomes a label of every caller's metrics.
+    match owners.find(|o| o.controller == Some(true) && o.name.len() <= MAX_NAME) {
         Some(owner) if owner.kind == "ReplicaSet" => without_hash(&owner.name, pod).to_owned(),
         Some(owner) if owner.kind == "Job" => without_minutes(&owner.name).to_owned(),
+        // A kubelet's own pods name their node, which is in their name too.
+        Some(owner) if owner.kind == "Node" => without_node(own(pod), &owner.name).to_owned(),
         Some(owner) => owner.name.clone(),
-        None => {
-            let generated = pod.metadata.generate_name.as_deref().map(|n| n.trim_end_matches('-'));
-            pod.metadata.name.as_deref().or(generated).unwrap_or_default().to_owned()
-        }
+        None => own(pod).to_owned(),
     }
+}
+
+fn own(pod: &Pod) -> &str {
+    let generated = pod.metadata.generate_name.as_deref().map(|n| n.trim_end_matches('-'));
+    pod.metadata.name.as_deref().or(generated).unwrap_or_default()
+}
+
+fn without_node<'a>(pod: &'a str, node: &str) -> &'a str {
+    pod.strip_suffix(node).and_then(|name| name.strip_suffix('-')).unwrap_or(pod)
 }
 
 /// A ReplicaSet without that label was made by hand: its name is the workload's.
@@ -62,5 +73,13 @@ mod tests {
         }
         assert_eq!(name(&pod("metadata: {generateName: loose-}")), "loose");
         assert_eq!(name(&pod("metadata: {name: alone, generateName: x-}")), "alone");
+        let owned = |kind: &str, owner: &str| {
+            let owner = format!("{{kind: {kind}, name: {owner}, controller: true, apiVersion: v1, uid: u}}");
+            name(&pod(&format!("metadata: {{name: dns-node-1, ownerReferences: [{owner}]}}")))
+        };
+        assert_eq!(owned("Node", "node-1"), "dns");
+        assert_eq!(owned("Node", "node-2"), "dns-node-1");
+        assert_eq!(owned("Thing", &"x".repeat(MAX_NAME)).len(), MAX_NAME);
+        assert_eq!(owned("Thing", &"x".repeat(MAX_NAME + 1)), "dns-node-1", "no object is named so");
     }
 }

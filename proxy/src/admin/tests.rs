@@ -87,6 +87,8 @@ async fn the_dump_shows_what_is_known_and_no_key() {
         pod: "api-1".into(),
         zone: String::new(),
         node: String::new(),
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
         draining: false,
     };
     let port = ServicePort { port: 80, name: "http".into(), protocol: Protocol::Http1, endpoints: vec![endpoint] };

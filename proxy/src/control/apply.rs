@@ -116,6 +116,8 @@ pub struct Workload {
     pub namespace: String,
     /// Pod name.
     pub pod: String,
+    /// Name of the Deployment, StatefulSet … that made it; the pod's own where none did.
+    pub owner: String,
     /// The identity to expect on the mesh port; none: it is spoken to in plain.
     pub identity: Option<SpiffeId>,
     /// Declared protocols by port, ascending.
@@ -170,6 +172,10 @@ pub struct Endpoint {
     pub zone: String,
     /// Name of the node, possibly empty.
     pub node: String,
+    /// Zones whose callers are to use it; none: no hint.
+    pub for_zones: Vec<String>,
+    /// Nodes whose callers are to use it; none: no hint.
+    pub for_nodes: Vec<String>,
     /// Finishes what it has; is given something new only where all others do as much.
     pub draining: bool,
 }
@@ -256,6 +262,8 @@ fn address(a: proto::Address) -> Result<Address, ApplyError> {
             ports: port_protocols(&w.ports)?,
             identity: identity(&w.spiffe_id)?,
             namespace: w.namespace,
+            // Operators of earlier versions do not tell.
+            owner: if w.owner.is_empty() { w.pod.clone() } else { w.owner },
             pod: w.pod,
         })),
         None => Err(ApplyError::Field { field: "target", value: String::new(), expected: "a service or a workload" }),
@@ -296,6 +304,8 @@ fn service(s: proto::Service) -> Result<Service, ApplyError> {
                         pod: e.pod.clone(),
                         zone: e.zone.clone(),
                         node: e.node.clone(),
+                        for_zones: e.for_zones.clone(),
+                        for_nodes: e.for_nodes.clone(),
                         draining: e.draining,
                     });
                 }
@@ -364,6 +374,19 @@ mod tests {
         assert_eq!(check(99, &[]), Err(ApplyError::UnknownType(99)));
         let huge = vec![0; MAX_RESOURCE_BYTES + 1];
         assert_eq!(check(1, &huge), Err(ApplyError::TooLarge(huge.len())));
+    }
+
+    #[test]
+    fn a_pod_without_owner_is_its_own() {
+        let owner = |owner: &str| {
+            let workload = proto::Workload { pod: "web-1".into(), owner: owner.into(), ..Default::default() };
+            let target = Some(proto::address::Target::Workload(workload));
+            let checked = check(ResourceType::Address.into(), &encoded(&proto::Address { target })).unwrap();
+            let Checked::Address(address) = checked else { panic!("type") };
+            let Address::Workload(workload) = address.as_ref() else { panic!("no pod") };
+            workload.owner.clone()
+        };
+        assert_eq!((owner("web"), owner("")), ("web".into(), "web-1".into()));
     }
 
     proptest! {

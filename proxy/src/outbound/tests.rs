@@ -15,6 +15,7 @@ use crate::{
     control::{apply::Address, state::State},
     dataplane::Config,
     drain::Drain,
+    http::exchange::Tried,
     identity::store::Store,
     metrics::Metrics,
 };
@@ -23,7 +24,7 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 fn workload(pod: &str, ports: Vec<(u16, Protocol)>) -> Arc<Workload> {
-    Arc::new(Workload { namespace: "shop".into(), pod: pod.into(), identity: None, ports })
+    Arc::new(Workload { namespace: "shop".into(), pod: pod.into(), owner: "web".into(), identity: None, ports })
 }
 
 struct Pods {
@@ -54,8 +55,8 @@ impl Pods {
     async fn client(&self, declared: Protocol) -> TcpStream {
         let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(door.local_addr().unwrap()), door.accept());
-        let route = direct(&self.worker, Arc::clone(&self.known), self.to, "shop/web-0");
-        let (stream, direction, service) = (accepted.unwrap().0, Direction::Outbound, "shop/web-0".into());
+        let (route, service) = direct(&self.worker, Arc::clone(&self.known), self.to);
+        let (stream, direction) = (accepted.unwrap().0, Direction::Outbound);
         let carried = Carried { stream, port: self.to.port(), declared, route, direction, service };
         tokio::task::spawn_local(carry::carry(Rc::clone(&self.worker), carried));
         client.unwrap()
@@ -142,4 +143,21 @@ async fn a_pod_that_was_replaced_ends_its_clients_connections_when_they_are_idle
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("ok"), "{answer}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn pods_of_one_workload_are_counted_together() {
+    let pods = Pods::new().await;
+    for n in 0..500_u16 {
+        let pod = Workload { pod: format!("web-{n}"), ..Workload::clone(&pods.known) };
+        let [high, low] = n.to_be_bytes();
+        let (_, service) = direct(&pods.worker, Arc::new(pod), ([10, 0, high, low], 80).into());
+        assert_eq!(&*service, "shop/web");
+    }
+    // There is room for others.
+    let other = Workload { owner: "db".into(), ..Workload::clone(&pods.known) };
+    let (route, _) = direct(&pods.worker, Arc::new(other), ([10, 9, 9, 9], 80).into());
+    route.pick(&pods.worker, &Tried::default()).unwrap().series.unanswered();
+    let text = pods.worker.metrics.encode();
+    assert!(text.contains("service=\"shop/db\""), "{text}");
 }

@@ -278,6 +278,9 @@ pub struct Workload {
     /// Protocols declared for its ports.
     #[prost(message, repeated, tag = "4")]
     pub ports: ::prost::alloc::vec::Vec<PortProtocol>,
+    /// Name of what made it (Deployment, StatefulSet …), for metrics; empty: nobody did, or the operator does not tell.
+    #[prost(string, tag = "5")]
+    pub owner: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
@@ -332,6 +335,11 @@ pub struct Endpoint {
     /// Name of the node; empty: not known, or of no interest.
     #[prost(string, tag = "6")]
     pub node: ::prost::alloc::string::String,
+    /// Hints of its EndpointSlice: zones and nodes whose callers are to use it. They count where every endpoint has some.
+    #[prost(string, repeated, tag = "7")]
+    pub for_zones: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "8")]
+    pub for_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -145,6 +145,8 @@ impl Mesh {
             pod: "pod".into(),
             zone: String::new(),
             node: String::new(),
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
             draining: false,
         }
     }

@@ -82,6 +82,8 @@ fn a_resource_that_cannot_be_loaded_is_not_shipped() {
                 pod: String::new(),
                 zone: "a-zone-with-a-long-name".into(),
                 node: String::new(),
+                for_zones: Vec::new(),
+                for_nodes: Vec::new(),
                 ready: true,
                 draining: false,
             })
