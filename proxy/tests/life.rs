@@ -44,7 +44,7 @@ fn start(world: &World) -> Slot {
 
 fn start_by(world: &World, mut program: Command) -> Slot {
     let address = address();
-    let probes = r#"[{"id":"web/liveness","tcpSocket":{"port":1},"timeoutSeconds":1}]"#;
+    let probes = r#"[{"id":"web/liveness","tcpSocket":{"port":1},"timeoutSeconds":60}]"#;
     let process = program
         .arg("run")
         .env_clear()
