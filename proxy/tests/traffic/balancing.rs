@@ -8,7 +8,7 @@ use bowline_proxy::{
 
 use crate::{
     application::{self, say},
-    mesh::{Mesh, config, eventually, id, plane, soon},
+    mesh::{Mesh, PATIENCE, config, eventually, id, plane, soon},
 };
 
 const WHO: &str = "GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -134,7 +134,7 @@ async fn an_idle_connection_to_a_restarted_endpoint_is_replaced() {
         let leaf = mesh.ca.leaf(&id("server"), &mesh.bundle);
         plane(again, leaf)
     });
-    assert!(old.handle.drain(std::time::Duration::from_secs(5)).await);
+    assert!(old.handle.drain(PATIENCE).await);
     for _ in 0..5 {
         assert_eq!(who(&mesh).await, app.address.to_string());
     }
