@@ -41,7 +41,9 @@ pub(crate) struct World {
     /// What the webhook's reconciler says; `None`: that all is well.
     pub(crate) webhook: Option<watch::Sender<Standing>>,
     pub(crate) webhook_port: u16,
-    /// How far its clock is ahead.
+    /// When it began: its clock stands still, however long a test takes.
+    began: SystemTime,
+    /// How far its clock is ahead of that.
     pub(crate) later: Duration,
 }
 
@@ -57,6 +59,7 @@ impl World {
             later: Duration::ZERO,
         };
         world.server.put(MESH, mesh("default", json!({})));
+            began: SystemTime::now(),
         world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
         world.namespace("other", json!({}));
         world
@@ -138,7 +141,7 @@ impl World {
         let ctx = self.ctx();
         let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
         let mesh = ctx.registry.get(name).expect("Mesh");
-        reconcile(&ctx, &config_maps, mesh, SystemTime::now() + self.later).await.map(|_| ())
+        reconcile(&ctx, &config_maps, mesh, self.began + self.later).await.map(|_| ())
     }
 
     /// What the watch on the Secret would do.
