@@ -32,6 +32,9 @@ pub(crate) const MESH: &str = "/apis/bowline.dev/v1alpha1/meshes/default";
 pub(crate) const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-ca";
 pub(crate) const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/bowline-trust-default";
 
+/// Longer than the webhook's server needs to answer on any machine.
+pub(crate) const ANSWERED: Duration = Duration::from_secs(30);
+
 /// A cluster with one Mesh and one member namespace, and what a replica remembers of its CA.
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -56,10 +59,10 @@ impl World {
             hub: Hub::new(Measures::default()),
             webhook: None,
             webhook_port: 9443,
+            began: SystemTime::now(),
             later: Duration::ZERO,
         };
         world.server.put(MESH, mesh("default", json!({})));
-            began: SystemTime::now(),
         world.namespace("shop", json!({ "bowline.dev/mesh": "default" }));
         world.namespace("other", json!({}));
         world
