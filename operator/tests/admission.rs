@@ -7,7 +7,7 @@ mod plane;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bowline_operator::{
@@ -197,25 +197,32 @@ async fn a_replica_that_ends_reviews_until_everybody_knows() {
 
 #[tokio::test]
 async fn idle_connections_of_one_address_keep_no_review_from_another() {
-    let webhook = Webhook::start().await;
-    webhook.certify();
-    let mut held = Vec::new();
-    // More than there were places in all.
-    for _ in 0..300 {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        held.push(socket.connect(([127, 0, 0, 1], webhook.port).into()).await.unwrap());
+    // Whose handshake takes longer is given up.
+    let handshake = Duration::from_secs(5);
+    // Where the machine stands still for that long, nothing was learnt of who made room.
+    for _ in 0..5 {
+        let webhook = Webhook::start().await;
+        webhook.certify();
+        let began = Instant::now();
+        let mut held = Vec::new();
+        // More than there were places in all.
+        for _ in 0..300 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            held.push(socket.connect(([127, 0, 0, 1], webhook.port).into()).await.unwrap());
+        }
+        let answer = webhook.review("shop", &pod()).await;
+        assert!(answer.get("patch").is_some(), "{answer}");
+        let metrics = webhook.ctx.metrics.encode().unwrap();
+        let ended = held.iter().filter(|tcp| tcp.try_read(&mut [0]).is_ok_and(|n| n == 0)).count();
+        if began.elapsed() < handshake {
+            let made_room = metrics.lines().find_map(|l| l.split_once("reason=\"made-room\"} "));
+            let made_room: u64 = made_room.expect("nobody made room").1.parse().unwrap();
+            assert!(made_room >= 200, "{metrics}");
+            // Those of the other address that were left may go on.
+            assert!(ended < 300, "every connection of the other address was ended");
+            return;
+        }
     }
-    let answer = webhook.review("shop", &pod()).await;
-    assert!(answer.get("patch").is_some(), "{answer}");
-    let metrics = webhook.ctx.metrics.encode().unwrap();
-    let made_room = metrics.lines().find_map(|l| l.split_once("reason=\"made-room\"} "));
-    let made_room: u64 = made_room.expect("nobody made room").1.parse().unwrap();
-    assert!(made_room >= 200, "{metrics}");
-    // Those of the other address that were left may go on.
-    let mut ended = 0;
-    for tcp in &held {
-        ended += u64::from(tcp.try_read(&mut [0]).is_ok_and(|n| n == 0));
-    }
-    assert!(ended < 300, "every connection of the other address was ended");
+    panic!("it was never told in time who made room");
 }
