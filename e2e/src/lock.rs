@@ -128,7 +128,7 @@ mod tests {
         let mut file = File::open(&path).unwrap();
         assert_eq!(holder(&mut file), format!("process {} (`cargo e2e test`)", std::process::id()));
         drop(first);
-        let second = tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap();
+        let second = tokio::time::timeout(Duration::from_secs(60), second).await.unwrap().unwrap();
         assert_eq!(holder(&mut file), format!("process {} (`cargo e2e demo`)", std::process::id()));
         drop(second);
         // What the last holder wrote keeps nobody out.

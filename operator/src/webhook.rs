@@ -38,6 +38,8 @@ use crate::{
 const CONTROLLER: &str = "webhook";
 /// Wait after a failure, and before another look at a server that does not answer yet.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the server may take to answer a probe.
+const ANSWERED: Duration = Duration::from_secs(3);
 /// A server that has not answered more often than this is a failure: right after a start it needs a moment.
 const PATIENCE: u32 = 5;
 /// Looked at again after this long, whatever else happens.
@@ -77,7 +79,7 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     let mut seen_configuration = configuration.next().await.flatten();
     let mut seen_secret = secret.next().await.flatten();
     let (mut meshes, mut pods) = (ctx.registry.subscribe(), ctx.pods.subscribe());
-    let mut keeper = Keeper::new(&ctx);
+    let mut keeper = Keeper::new(&ctx, ANSWERED);
     loop {
         let wait = keeper.once(seen_secret.as_ref(), seen_configuration.as_ref()).await;
         tokio::select! {
@@ -108,6 +110,8 @@ pub(crate) fn secrets(ctx: &Ctx) -> Api<Secret> {
 /// Reconciles, and tells Meshes of it.
 pub struct Keeper<'a> {
     ctx: &'a Ctx,
+    /// How long the server may take to answer.
+    answered: Duration,
     /// How often in a row the server did not answer.
     silent: u32,
 }
@@ -120,16 +124,16 @@ impl Drop for Keeper<'_> {
 }
 
 impl<'a> Keeper<'a> {
-    /// One that has not looked yet.
+    /// One that has not looked yet; `answered`: how long the server may take to answer a probe.
     #[must_use]
-    pub fn new(ctx: &'a Ctx) -> Self {
-        Self { ctx, silent: 0 }
+    pub fn new(ctx: &'a Ctx, answered: Duration) -> Self {
+        Self { ctx, answered, silent: 0 }
     }
 
     /// One reconcile, measured and told; how long to wait for the next.
     pub async fn once(&mut self, secret: Option<&Secret>, seen: Option<&MutatingWebhookConfiguration>) -> Duration {
         self.ctx.metrics.queue.started(CONTROLLER, configuration::NAME);
-        let ended = reconcile(self.ctx, secret, seen, SystemTime::now()).await;
+        let ended = reconcile(self.ctx, secret, seen, SystemTime::now(), self.answered).await;
         self.tell(&ended, secret, seen);
         let (outcome, wait) = match ended {
             Ok(looked) => (Outcome::RequeueAfter, looked.wait),
@@ -186,7 +190,7 @@ pub struct Looked {
     pub in_force: bool,
 }
 
-/// Certificate first, then the configuration that trusts it.
+/// Certificate first, then the configuration that trusts it, when the server has proved it to a probe within `answered`.
 ///
 /// # Errors
 /// See [`WebhookError`].
@@ -195,6 +199,7 @@ pub async fn reconcile(
     secret: Option<&Secret>,
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
+    answered: Duration,
 ) -> Result<Looked, WebhookError> {
     let known = Known { published: seen.map(published).unwrap_or_default(), memory: ctx.serving.state() };
     let percent = replaced_after(ctx);
@@ -206,7 +211,7 @@ pub async fn reconcile(
             return Ok(Looked { wait: RETRY, wanted: None, in_force: false });
         }
     };
-    let wanted = bring_about(ctx, &state, seen, now).await?;
+    let wanted = bring_about(ctx, &state, seen, now, answered).await?;
     let change = state.next_change(percent).duration_since(now).unwrap_or_default();
     Ok(Looked { wait: (change + Duration::from_secs(1)).min(RESYNC), wanted, in_force: true })
 }
@@ -225,6 +230,7 @@ async fn bring_about(
     state: &ServingState,
     seen: Option<&MutatingWebhookConfiguration>,
     now: SystemTime,
+    answered: Duration,
 ) -> Result<Option<MutatingWebhookConfiguration>, WebhookError> {
     let api = |error| WebhookError::Api { object: "MutatingWebhookConfiguration bowline-inject", error };
     let Some(wanted) = configuration::wanted(ctx, &state.bundle_pem(now)) else {
@@ -234,7 +240,8 @@ async fn bring_about(
         return Ok(None);
     };
     if !seen.is_some_and(|seen| configuration::is_current(seen, &wanted)) {
-        probe::probe(ctx.config.webhook_port, &ctx.config.webhook_host(), &state.authorities(now)).await?;
+        let (port, host) = (ctx.config.webhook_port, ctx.config.webhook_host());
+        probe::probe(port, &host, &state.authorities(now), answered).await?;
         configuration::apply(&ctx.client, &wanted).await.map_err(api)?;
     }
     Ok(Some(wanted))

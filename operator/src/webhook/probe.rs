@@ -7,9 +7,6 @@ use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-/// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(3);
-
 /// Why nobody is to be sent to this server.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -23,15 +20,20 @@ pub enum ProbeError {
     #[error("{0:?} is no DNS name")]
     Name(String),
     /// No answer in time.
-    #[error("no answer within {DEADLINE:?}")]
-    Silent,
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
 }
 
-/// One handshake with the server on this port, as the API server would have it.
+/// One handshake with the server on this port, as the API server would have it, and no longer than `within`.
 ///
 /// # Errors
 /// See [`ProbeError`].
-pub async fn probe(port: u16, host: &str, authorities: &[CertificateDer<'static>]) -> Result<(), ProbeError> {
+pub async fn probe(
+    port: u16,
+    host: &str,
+    authorities: &[CertificateDer<'static>],
+    within: Duration,
+) -> Result<(), ProbeError> {
     let mut roots = RootCertStore::empty();
     for ca in authorities {
         roots.add(ca.clone())?;
@@ -42,6 +44,6 @@ pub async fn probe(port: u16, host: &str, authorities: &[CertificateDer<'static>
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     };
-    timeout(DEADLINE, handshake).await.map_err(|_| ProbeError::Silent)??;
+    timeout(within, handshake).await.map_err(|_| ProbeError::Silent(within))??;
     Ok(())
 }

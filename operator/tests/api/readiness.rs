@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     server::Fault,
-    world::{MESH, World},
+    world::{ANSWERED, MESH, World},
 };
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
@@ -47,7 +47,7 @@ async fn a_mesh_is_ready_when_the_api_server_asks_about_its_pods() {
     assert_eq!(ready(&world), no, "nobody has looked");
     let (_run, shutdown) = Shutdown::new();
     let ctx = Arc::new(Ctx { shutdown, ..world.ctx() });
-    let mut keeper = Keeper::new(&ctx);
+    let mut keeper = Keeper::new(&ctx, ANSWERED);
     look(&world, &mut keeper).await;
     assert_eq!(ready(&world), no, "the server has no certificate");
     assert_eq!(world.condition("default", "Degraded").0, "False", "a start is no failure");

@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::world::World;
+use crate::world::{ANSWERED, World};
 
 const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-webhook";
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
@@ -82,7 +82,8 @@ impl Leader {
     /// trusts what is served, or there is nothing to be trusted.
     async fn round(&self) -> bool {
         let (secret, configuration) = (self.secret(), self.configuration());
-        reconcile(&self.ctx, secret.as_ref(), configuration.as_ref(), SystemTime::now()).await.expect("reconciled");
+        let now = SystemTime::now();
+        reconcile(&self.ctx, secret.as_ref(), configuration.as_ref(), now, ANSWERED).await.expect("reconciled");
         if let Some(state) = ServingState::read(self.secret().as_ref()) {
             self.ctx.serving.take(state).unwrap();
         }
@@ -90,7 +91,7 @@ impl Leader {
             let bundle = configuration.webhooks.unwrap().remove(0).client_config.ca_bundle.unwrap();
             let trusted: Vec<_> = CertificateDer::pem_slice_iter(&bundle.0).map(Result::unwrap).collect();
             let (port, host) = (self.ctx.config.webhook_port, self.ctx.config.webhook_host());
-            probe(port, &host, &trusted).await.expect("what is served is not trusted");
+            probe(port, &host, &trusted, ANSWERED).await.expect("what is served is not trusted");
         }
         !self.world.server.writes().is_empty()
     }

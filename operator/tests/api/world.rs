@@ -32,6 +32,9 @@ pub(crate) const MESH: &str = "/apis/bowline.dev/v1alpha1/meshes/default";
 pub(crate) const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-ca";
 pub(crate) const BUNDLE: &str = "/api/v1/namespaces/shop/configmaps/bowline-trust-default";
 
+/// Longer than the webhook's server needs to answer on any machine.
+pub(crate) const ANSWERED: Duration = Duration::from_secs(30);
+
 /// A cluster with one Mesh and one member namespace, and what a replica remembers of its CA.
 pub(crate) struct World {
     pub(crate) server: Server,
@@ -41,7 +44,9 @@ pub(crate) struct World {
     /// What the webhook's reconciler says; `None`: that all is well.
     pub(crate) webhook: Option<watch::Sender<Standing>>,
     pub(crate) webhook_port: u16,
-    /// How far its clock is ahead.
+    /// When it began: its clock stands still, however long a test takes.
+    began: SystemTime,
+    /// How far its clock is ahead of that.
     pub(crate) later: Duration,
 }
 
@@ -54,6 +59,7 @@ impl World {
             hub: Hub::new(Measures::default()),
             webhook: None,
             webhook_port: 9443,
+            began: SystemTime::now(),
             later: Duration::ZERO,
         };
         world.server.put(MESH, mesh("default", json!({})));
@@ -138,7 +144,7 @@ impl World {
         let ctx = self.ctx();
         let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
         let mesh = ctx.registry.get(name).expect("Mesh");
-        reconcile(&ctx, &config_maps, mesh, SystemTime::now() + self.later).await.map(|_| ())
+        reconcile(&ctx, &config_maps, mesh, self.began + self.later).await.map(|_| ())
     }
 
     /// What the watch on the Secret would do.

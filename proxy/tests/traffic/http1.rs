@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use bowline_proxy::control::apply::Protocol;
 use http_body_util::BodyExt;
@@ -259,6 +259,7 @@ async fn requests_one_after_the_other_share_one_connection_to_the_application() 
     let io = TokioIo::new(mesh.connect().await);
     let (mut send, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
+    let began = Instant::now();
     for n in 0..300 {
         let (method, path, body) = [("GET", "/who", ""), ("GET", "/none", ""), ("POST", "/length", "hello")][n % 3];
         let request = http::Request::builder().method(method).uri(path).header("host", "a").body(full(body)).unwrap();
@@ -268,5 +269,8 @@ async fn requests_one_after_the_other_share_one_connection_to_the_application() 
         soon("body", response.into_body().collect()).await.unwrap();
     }
     assert_eq!(app.begun.load(Ordering::SeqCst), 300);
-    assert_eq!(app.accepted.load(Ordering::SeqCst), 1);
+    // One that is idle for three seconds is closed, as it may be where the machine stands still.
+    let most = 1 + began.elapsed().as_secs() / 3;
+    let accepted = app.accepted.load(Ordering::SeqCst);
+    assert!(accepted as u64 <= most, "{accepted} connections, at most {most} are meant");
 }

@@ -1,8 +1,11 @@
-use std::sync::Arc;
+use std::{
+    net::TcpStream as StdStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+};
 
 use tokio::{
     io::AsyncReadExt,
-    net::TcpListener,
     task::{LocalSet, yield_now},
 };
 
@@ -28,16 +31,22 @@ struct Served {
     drain: Arc<Drain>,
 }
 
+/// Both ends of a connection whose bytes have arrived when they are written. Those of TCP may be on their way for a moment, in which the
+/// clock of these tests would go on to the next timer.
+fn pair() -> (TcpStream, TcpStream) {
+    let (one, other) = UnixStream::pair().unwrap();
+    let stream = |end: UnixStream| {
+        end.set_nonblocking(true).unwrap();
+        TcpStream::from_std(StdStream::from(OwnedFd::from(end))).unwrap()
+    };
+    (stream(one), stream(other))
+}
+
 impl Served {
-    async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = listener.local_addr().unwrap();
-        let (client, accepted) = tokio::join!(TcpStream::connect(to), listener.accept());
-        drop(listener);
-        let (client, (accepted, _)) = (client.unwrap(), accepted.unwrap());
-        // The clock of these tests does not wait for Nagle's.
-        client.set_nodelay(true).unwrap();
-        accepted.set_nodelay(true).unwrap();
+    fn new() -> Self {
+        let (client, accepted) = pair();
+        // Who connects to the broadcast address is refused at once.
+        let to = ([255; 4], 1).into();
         let (metrics, drain) = (Metrics::new(), Drain::new());
         let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
         let config = Arc::new(Config::for_pod("a/b".into(), 1));
@@ -93,7 +102,7 @@ async fn run(test: impl Future<Output = ()>) {
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_has_no_codec_and_serves_again() {
     run(async {
-        let mut served = Served::new().await;
+        let mut served = Served::new();
         for _ in 0..3 {
             served.say(GET).await;
             assert!(served.answer().await.starts_with("HTTP/1.1 503"));
@@ -124,7 +133,7 @@ async fn an_idle_connection_has_no_codec_and_serves_again() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_while_idle_ends_its_connection() {
     run(async {
-        let mut served = Served::new().await;
+        let mut served = Served::new();
         served.say(GET).await;
         served.answer().await;
         served.until_idle().await;
@@ -142,7 +151,7 @@ async fn a_head_that_takes_too_long_is_answered_and_counted() {
     run(async {
         // In pieces and in one piece, at first and later.
         for (pause, before) in [(1, 0), (1, 2), (3, 1), (40, 0), (40, 1)] {
-            let mut served = Served::new().await;
+            let mut served = Served::new();
             for _ in 0..before {
                 served.say(GET).await;
                 served.answer().await;
@@ -173,7 +182,7 @@ async fn a_head_that_takes_too_long_is_answered_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_body_is_never_taken_for_a_request() {
     run(async {
-        let mut served = Served::new().await;
+        let mut served = Served::new();
         served.say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nbegin").await;
         assert!(served.answer().await.starts_with("HTTP/1.1 503"));
         let _ = served.client.write_all(GET.as_bytes()).await;
@@ -195,7 +204,7 @@ async fn what_the_codec_refuses_by_itself_is_counted_and_says_why() {
         for (head, status) in refused {
             // As the first request, after one that has its answer, and right behind one that has none yet.
             for (before, together) in [(0, false), (1, false), (2, false), (1, true)] {
-                let mut served = Served::new().await;
+                let mut served = Served::new();
                 if together {
                     served.say(&(GET.to_owned() + &head)).await;
                     assert!(served.answer().await.starts_with("HTTP/1.1 503"));
