@@ -172,7 +172,7 @@ async fn answer(State(reviewer): State<Reviewer>, body: Body) -> Response {
     let (request, _room) = match reviewer.budget.read(body).await {
         Ok((body, room)) => (parse(&body), Some(room)),
         Err(error @ BodyError::TooLarge { .. }) => (Err(error.to_string()), None),
-        Err(error @ (BodyError::GivenUp { .. } | BodyError::Broken(_))) => {
+        Err(error @ (BodyError::GivenUp { .. } | BodyError::Full { .. } | BodyError::Broken(_))) => {
             tracing::warn!(%error, "an admission review is not read");
             count("unread");
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
