@@ -256,3 +256,13 @@ async fn reviews_that_come_slowly_keep_no_place_from_others() {
     assert!(answer.get("patch").is_some(), "{answer}");
     drop(held);
 }
+
+#[tokio::test]
+async fn a_pod_does_not_slip_out_because_its_mesh_is_new() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let answer = webhook.review("early", &pod()).await;
+    assert_eq!(answer["allowed"], true, "{answer}");
+    let bytes: Vec<u8> = serde_json::from_value(answer["patch"].clone()).expect("the pod starts in plaintext");
+    assert!(String::from_utf8(bytes).unwrap().contains("bowline-trust-young"));
+}

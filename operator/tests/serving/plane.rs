@@ -222,6 +222,19 @@ async fn api(request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
         (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "young", "labels": labels } }))
     } else if path == "/api/v1/namespaces/outside" {
         (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "outside" } }))
+    } else if path == "/api/v1/namespaces/early" {
+        let labels = json!({ "team": "early" });
+        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "early", "labels": labels } }))
+    } else if path == "/apis/bowline.dev/v1alpha1/meshes" {
+        // One that no watch has told of yet.
+        let selector = json!({ "matchLabels": { "team": "early" } });
+        let mesh = |name: &str, spec: Value| {
+            json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "metadata": { "name": name },
+                    "spec": spec })
+        };
+        let young = mesh("young", json!({ "injection": { "namespaceSelector": selector } }));
+        let items = [mesh(MESH, json!({})), young];
+        (200, json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "MeshList", "metadata": {}, "items": items }))
     } else {
         (
             404,
