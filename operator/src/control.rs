@@ -6,6 +6,8 @@
 pub mod compile;
 pub mod evidence;
 pub mod index;
+pub mod key;
+mod latest;
 pub mod measure;
 pub mod protocol;
 pub mod replicas;

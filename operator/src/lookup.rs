@@ -7,20 +7,36 @@ use kube::{Api, runtime::reflector::ObjectRef};
 
 use crate::{context::Ctx, meshes::Membership};
 
-/// A namespace and the Mesh that it belongs to. Where memory knows of none the namespace is read anew: whoever asks has a reason to
-/// believe that it is a member, so memory may be behind.
+/// It is not known which Mesh a namespace belongs to.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The namespace could not be read.
+    #[error(transparent)]
+    Namespace(#[from] kube::Error),
+    /// The Meshes could not be.
+    #[error("the Meshes cannot be listed: {0}")]
+    Meshes(Arc<kube::Error>),
+}
+
+/// A namespace and the Mesh that it belongs to. Where memory knows of none the namespace is read anew, and then the Meshes: whoever asks
+/// has a reason to believe that it is a member, so memory may be behind.
 ///
 /// # Errors
-/// When it had to be read and could not.
-pub async fn membership(ctx: &Ctx, name: &str) -> Result<(Arc<Namespace>, Membership), kube::Error> {
+/// When one of them had to be read and could not.
+pub async fn membership(ctx: &Ctx, name: &str) -> Result<(Arc<Namespace>, Membership), LookupError> {
+    let is_member = |membership: &Membership| matches!(membership, Membership::One(_));
     if let Some(namespace) = ctx.namespaces.get(name) {
         let membership = ctx.registry.for_namespace(&namespace);
-        if matches!(membership, Membership::One(_)) {
+        if is_member(&membership) {
             return Ok((namespace, membership));
         }
     }
     let namespace = Api::<Namespace>::all(ctx.client.clone()).get(name).await?;
-    let membership = ctx.registry.for_namespace(&namespace);
+    let mut membership = ctx.registry.for_namespace(&namespace);
+    // No Mesh has an exempt one.
+    if !is_member(&membership) && !ctx.registry.exempt().contains(name) {
+        membership = ctx.registry.for_namespace_now(&ctx.client, &namespace).await.map_err(LookupError::Meshes)?;
+    }
     Ok((Arc::new(namespace), membership))
 }
 

@@ -1,5 +1,7 @@
 //! Every Mesh, and which namespace belongs to which: the same answer on every replica and for every part of the operator.
 
+mod live;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use bowline_crds::{
@@ -8,12 +10,14 @@ use bowline_crds::{
 };
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    ResourceExt,
+    Api, Client, ResourceExt,
+    api::ListParams,
     core::{Selector, SelectorExt},
     runtime::reflector::Store,
 };
 use tokio::sync::watch;
 
+use self::live::Live;
 use crate::{cache::Cache, mesh::validate::selector_in_force};
 
 /// Which Mesh a namespace belongs to.
@@ -49,13 +53,14 @@ pub enum Lost {
 pub struct Registry {
     meshes: Cache<Mesh>,
     exempt: Arc<BTreeSet<String>>,
+    live: Arc<Live>,
 }
 
 impl Registry {
     /// `namespace`: the operator's own, which never joins.
     #[must_use]
     pub fn new(meshes: Cache<Mesh>, namespace: &str) -> Self {
-        Self { meshes, exempt: Arc::new(exempt(namespace)) }
+        Self { meshes, exempt: Arc::new(exempt(namespace)), live: Arc::default() }
     }
 
     /// The Mesh of that name.
@@ -82,6 +87,23 @@ impl Registry {
     #[must_use]
     pub fn for_namespace(&self, namespace: &Namespace) -> Membership {
         self.roster().membership(&namespace.metadata)
+    }
+
+    /// As [`Registry::for_namespace`], by the Meshes that there are now: the watch may be behind.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn for_namespace_now(
+        &self,
+        client: &Client,
+        namespace: &Namespace,
+    ) -> Result<Membership, Arc<kube::Error>> {
+        let list = || async {
+            let meshes = Api::<Mesh>::all(client.clone());
+            meshes.list(&ListParams::default()).await.map(|list| list.items)
+        };
+        let meshes = self.live.get(list).await?;
+        Ok(Roster::new(&meshes, &self.exempt).membership(&namespace.metadata))
     }
 
     /// Namespaces that never join.

@@ -24,7 +24,13 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 /// Every rule.
 pub const RULES: &[Rule] = &[
-    cluster("bowline.dev", "meshes", &[], &["list", "watch", "patch"], "mesh: watch; add and remove its finalizer"),
+    cluster(
+        "bowline.dev",
+        "meshes",
+        &[],
+        &["list", "watch", "patch"],
+        "mesh: watch; add and remove its finalizer; inject, identity: membership",
+    ),
     cluster("bowline.dev", "meshes/status", &[], &["patch"], "mesh: status"),
     cluster("", "namespaces", &[], READ, "mesh, inject, control: membership"),
     cluster("", "pods", &[], READ, "mesh: who is meshed; identity: caller exists; control: endpoints; inject: repair"),

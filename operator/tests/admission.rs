@@ -6,6 +6,7 @@
 mod plane;
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -69,14 +70,7 @@ impl Webhook {
 
     /// A request of `length` bytes that has sent `body` so far.
     async fn begin(&self, length: usize, body: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        for der in &self.ctx.authorities.mesh(plane::MESH).unwrap().bundle.roots_der {
-            roots.add(CertificateDer::from(der.as_slice())).unwrap();
-        }
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let name = ServerName::try_from(HOST).unwrap();
-        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let mut tls = self.connect(TcpStream::connect(("127.0.0.1", self.port)).await?).await?;
         let head = format!(
             "POST {} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             webhook::PATH,
@@ -85,6 +79,16 @@ impl Webhook {
         tls.write_all(head.as_bytes()).await?;
         tls.write_all(body).await?;
         Ok(tls)
+    }
+
+    async fn connect(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        for der in &self.ctx.authorities.mesh(plane::MESH).unwrap().bundle.roots_der {
+            roots.add(CertificateDer::from(der.as_slice())).unwrap();
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from(HOST).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
     }
 
     async fn review(&self, namespace: &str, pod: &Value) -> Value {
@@ -242,4 +246,47 @@ async fn idle_connections_of_one_address_keep_no_review_from_another() {
         }
     }
     panic!("it was never told in time who made room");
+}
+
+/// A review of which the head has arrived, and nothing else comes.
+async fn slow(webhook: &Webhook, from: u8) -> std::io::Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, from], 0)))?;
+    let tcp = socket.connect(([127, 0, 0, 1], webhook.port).into()).await?;
+    tcp.set_nodelay(true)?;
+    let mut tls = webhook.connect(tcp).await?;
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n",
+        webhook::PATH
+    );
+    tls.write_all(head.as_bytes()).await?;
+    // Sent when the body is asked for.
+    let mut goes_on = [0; 12];
+    tls.read_exact(&mut goes_on).await?;
+    assert_eq!(std::str::from_utf8(&goes_on).unwrap(), "HTTP/1.1 100");
+    Ok(tls)
+}
+
+#[tokio::test]
+async fn reviews_that_come_slowly_keep_no_place_from_others() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let mut held = Vec::new();
+    // As many as there may be, of as few addresses as that takes.
+    for n in 0..512_u16 {
+        held.push(slow(&webhook, 2 + u8::try_from(n / 64).unwrap()).await.unwrap());
+    }
+    let answer = webhook.review("shop", &pod()).await;
+    assert!(answer.get("patch").is_some(), "{answer}");
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_pod_does_not_slip_out_because_its_mesh_is_new() {
+    let webhook = Webhook::start().await;
+    webhook.certify();
+    let answer = webhook.review("early", &pod()).await;
+    assert_eq!(answer["allowed"], true, "{answer}");
+    let bytes: Vec<u8> = serde_json::from_value(answer["patch"].clone()).expect("the pod starts in plaintext");
+    assert!(String::from_utf8(bytes).unwrap().contains("bowline-trust-young"));
 }

@@ -90,6 +90,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::ForeignContainer("bowline-a".into()),
         Refusal::ForeignVolume("bowline-slots".into()),
         Refusal::Leftover { found: "bowline-a".into(), mesh: "MESH".into() },
+        Refusal::CopiedProbe { container: "CONTAINER".into(), probe: "livenessProbe" },
         skip(PortError::NoPort("all".into())),
         skip(PortError::Ours(15_008)),
         skip(PortError::TooMany(65)),
@@ -106,6 +107,7 @@ fn refusals() -> Vec<Refusal> {
             | Refusal::ForeignContainer(_)
             | Refusal::ForeignVolume(_)
             | Refusal::Leftover { .. }
+            | Refusal::CopiedProbe { .. }
             | Refusal::SkipPorts { error: PortError::NoPort(_) | PortError::Ours(_) | PortError::TooMany(_), .. } => {}
         }
     }

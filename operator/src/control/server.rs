@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// In all twice what 5,000 proxies need, so that one replica can serve alone what two serve together. One address is a pod, or a node
-/// with all of its pods, each with a stream and now and then a request to sign. What has no certificate holds a place for as long as
-/// signing takes, which is well below a second.
+/// with all of its pods, each with a stream and now and then a request to sign. A connection with a control stream makes room for nobody,
+/// and each pod has two streams at most; any other needs its place for well below a second.
 const BOUNDS: Bounds = Bounds { all: 10_000, address: 1_024, idle: 1_024 };
 /// How long a connection without a client certificate may last: longer than a proxy waits for its leaf.
 const UNAUTHENTICATED: Duration = Duration::from_secs(15);
@@ -54,6 +54,8 @@ pub struct Peer {
     pub ip: IpAddr,
     /// What its certificate proved.
     pub identity: Option<SpiffeId>,
+    /// The connection's place, which a control stream keeps.
+    pub slot: Slot,
 }
 
 type Services = (IdentityServer<IdentityService>, ControlServer<ControlService>, ReplicaServer<ReplicaService>);
@@ -85,10 +87,8 @@ async fn connection(tls: TlsStream<TcpStream>, ip: IpAddr, slot: Slot, services:
     let session = tls.get_ref().1;
     let Some(mesh) = session.server_name().and_then(mesh_of).map(ToOwned::to_owned) else { return };
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let peer = Arc::new(Peer { mesh, ip, identity: certificate.and_then(identity) });
+    let peer = Arc::new(Peer { mesh, ip, identity: certificate.and_then(identity), slot });
     let limit = certificate.is_none().then_some(UNAUTHENTICATED);
-    // Whoever proved who they are makes room for nobody.
-    let _proven = certificate.is_some().then(|| slot.in_use());
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
         route(request, services.clone())

@@ -28,12 +28,13 @@ use self::ended::Ended;
 use super::{
     evidence::{ProxyKey, ProxyState},
     index::Subject,
+    latest::{Latest, Turn},
     measure::{Measures, TypeLabel},
     server::Peer,
     subscribers::{Hub, Key, Subscription, TooMany, type_name},
     view::Name,
 };
-use crate::{context::Ctx, inject::decide::injected_mesh, lookup, telemetry::MeshLabel};
+use crate::{context::Ctx, inject::decide::injected_mesh, listen::InUse, lookup, telemetry::MeshLabel};
 
 /// How long a proxy may take to say who it is.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -56,13 +57,14 @@ pub struct ControlService {
     ctx: Arc<Ctx>,
     hub: Hub,
     measures: Measures,
+    latest: Latest,
 }
 
 impl ControlService {
     /// Serves what `hub` knows.
     #[must_use]
     pub fn new(ctx: Arc<Ctx>, hub: Hub, measures: Measures) -> Self {
-        Self { ctx, hub, measures }
+        Self { ctx, hub, measures, latest: Latest::default() }
     }
 }
 
@@ -89,7 +91,10 @@ impl Control for ControlService {
             tracing::info!(peer = %peer.ip, identity = %identity, reason = status.message(), "a control stream is refused");
         })?;
         let (tx, rx) = mpsc::channel(1);
-        let stream = Stream::open(self, &peer.mesh, hello)?;
+        let stream = Stream::open(self, &peer, hello).map_err(|error| {
+            Measures::count(&self.measures.streams_ended, ended::reason(error));
+            ended::too_many(error)
+        })?;
         tokio::spawn(stream.run(inbound, tx));
         Ok(Response::new(ReceiverStream::new(rx)))
     }
@@ -145,6 +150,8 @@ struct Stream {
     pod: Name,
     mesh: String,
     key: ProxyKey,
+    turn: Turn,
+    _in_use: InUse,
     subscription: Subscription,
     /// Version of everything that is subscribed and was sent.
     sent: HashMap<Key, u64>,
@@ -153,7 +160,8 @@ struct Stream {
 }
 
 impl Stream {
-    fn open(service: &ControlService, mesh: &str, hello: Hello) -> Result<Self, Status> {
+    fn open(service: &ControlService, peer: &Peer, hello: Hello) -> Result<Self, TooMany> {
+        let mesh = peer.mesh.as_str();
         let pod = Name::new(hello.pod_namespace.as_str(), hello.pod_name.as_str());
         let key = ProxyKey { uid: hello.pod_uid, slot: hello.slot };
         let mut stream = Self {
@@ -162,17 +170,19 @@ impl Stream {
             subscription: service.hub.join(mesh),
             mesh: mesh.to_owned(),
             pod,
+            turn: service.latest.take(key.clone()),
+            _in_use: peer.slot.in_use(),
             key,
             sent: HashMap::new(),
             leads: HashMap::new(),
         };
         let always = [Key::Bundle, Key::Subject(Subject::Inbound(stream.pod.clone()))];
         for key in always {
-            stream.subscription.add(key).map_err(too_many)?;
+            stream.subscription.add(key)?;
         }
         for known in hello.known {
             if let Some(key) = Key::parse(known.r#type, &known.key, &stream.pod) {
-                stream.subscription.add(key.clone()).map_err(too_many)?;
+                stream.subscription.add(key.clone())?;
                 stream.sent.insert(key, known.version);
             }
         }
@@ -209,6 +219,9 @@ impl Stream {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut beat_due, mut waiting_since) = (false, None);
         loop {
+            if self.subscription.made_room() {
+                return Ended::TooMany(TooMany::OfAll);
+            }
             let due = beat_due || self.subscription.has_more();
             // Set while something waits for the proxy to take it.
             waiting_since = due.then(|| waiting_since.unwrap_or_else(Instant::now));
@@ -229,12 +242,13 @@ impl Stream {
                             permit.send(Ok(message(control_message::Kind::Heartbeat(self.heartbeat()))));
                         }
                         Ok(None) => {}
-                        Err(TooMany) => return Ended::TooMany,
+                        Err(error) => return Ended::TooMany(error),
                     }
                 }
                 () = self.subscription.changed() => {}
                 _ = beat.tick() => beat_due = true,
                 () = until(too_slow) => return Ended::Slow,
+                () = self.turn.replaced() => return Ended::Replaced,
                 () = old.as_mut() => return Ended::Old,
                 () = ends.as_mut() => return Ended::Shutdown,
             }
@@ -247,7 +261,7 @@ impl Stream {
             Some(Kind::Subscribe(subscribe)) => {
                 self.unsubscribe(&subscribe.remove)?;
                 for key in subscribe.add.iter().filter_map(|k| Key::parse(k.r#type, &k.key, &self.pod)) {
-                    self.subscription.add(key).map_err(|TooMany| Ended::TooMany)?;
+                    self.subscription.add(key).map_err(Ended::TooMany)?;
                 }
             }
             Some(Kind::Ack(ack)) => self.acknowledged(&ack),
@@ -283,7 +297,7 @@ impl Stream {
         for (name, key) in services {
             if needed.contains(&name) {
                 self.sent.remove(&key);
-                self.subscription.add(key).map_err(|TooMany| Ended::TooMany)?;
+                self.subscription.add(key).map_err(Ended::TooMany)?;
             } else {
                 self.drop_key(&key);
             }
@@ -368,10 +382,6 @@ impl Drop for Stream {
         self.connected().dec();
         self.ctx.evidence.closed(&self.key, self.subscription.id());
     }
-}
-
-fn too_many(error: TooMany) -> Status {
-    Status::resource_exhausted(error.to_string())
 }
 
 fn message(kind: control_message::Kind) -> ControlMessage {

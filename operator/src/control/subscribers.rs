@@ -2,95 +2,42 @@
 //! shared by all who want it. A subscriber has a set of keys that changed, not a queue of changes: however slow it reads, it costs no
 //! more than what it subscribed to, and gets the latest.
 
+mod members;
+
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use bowline_proxy::{
-    control::apply::ApplyError,
-    proto::{ResourceType, TrustBundle},
-};
-use tokio::sync::Notify;
+use bowline_proxy::{control::apply::ApplyError, proto::TrustBundle};
 
+use self::members::{Inbox, Members};
+pub use super::key::{Key, type_name};
 use super::{
     compile::{self, Compiled},
     index::{Index, Subject, Touched},
     measure::{Measures, TypeLabel},
-    view::{MeshView, Name},
+    view::MeshView,
 };
 
 /// Most resources that one proxy may subscribe to.
 pub const MAX_SUBSCRIPTIONS: usize = 20_000;
-
-/// A resource of one Mesh.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Key {
-    /// The Mesh's trust bundle.
-    Bundle,
-    /// Everything else.
-    Subject(Subject),
-}
-
-impl Key {
-    /// Type on the wire.
-    #[must_use]
-    pub fn kind(&self) -> ResourceType {
-        match self {
-            Self::Bundle => ResourceType::TrustBundle,
-            Self::Subject(Subject::Inbound(_)) => ResourceType::InboundPolicy,
-            Self::Subject(Subject::Address(_)) => ResourceType::Address,
-            Self::Subject(Subject::Service(_)) => ResourceType::Service,
-        }
-    }
-
-    /// Key on the wire.
-    #[must_use]
-    pub fn text(&self) -> String {
-        match self {
-            Self::Bundle | Self::Subject(Subject::Inbound(_)) => String::new(),
-            Self::Subject(Subject::Address(ip)) => ip.to_string(),
-            Self::Subject(Subject::Service(name)) => name.to_string(),
-        }
-    }
-
-    /// Reads a key that a proxy may name; `None`: of a type or form that this version does not know.
-    #[must_use]
-    pub fn parse(kind: i32, key: &str, pod: &Name) -> Option<Self> {
-        match ResourceType::try_from(kind).ok()? {
-            ResourceType::TrustBundle if key.is_empty() => Some(Self::Bundle),
-            ResourceType::InboundPolicy if key.is_empty() => Some(Self::Subject(Subject::Inbound(pod.clone()))),
-            ResourceType::Address => {
-                let ip: IpAddr = key.parse().ok()?;
-                Some(Self::Subject(Subject::Address(ip.to_canonical())))
-            }
-            ResourceType::Service => {
-                let (namespace, name) = key.split_once('/').filter(|(ns, name)| ns.len() <= 63 && name.len() <= 253)?;
-                Some(Self::Subject(Subject::Service(Name::new(namespace, name))))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Name of a resource type in metrics and logs.
-#[must_use]
-pub fn type_name(kind: ResourceType) -> &'static str {
-    match kind {
-        ResourceType::TrustBundle => "trust_bundle",
-        ResourceType::InboundPolicy => "inbound_policy",
-        ResourceType::Address => "address",
-        ResourceType::Service => "service",
-        ResourceType::Unspecified => "unknown",
-    }
-}
+/// Bytes that all subscriptions together may take, about: a hundred each for 5,000 proxies, and half of what the operator may have.
+const ALL_BYTES: usize = 192 << 20;
 
 /// A proxy wants more than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_SUBSCRIPTIONS} resources are subscribed: unsubscribe what is no longer used")]
-pub struct TooMany;
+pub enum TooMany {
+    /// By itself.
+    #[error("more than {MAX_SUBSCRIPTIONS} resources are subscribed: unsubscribe what is no longer used")]
+    OfOne,
+    /// Together with all others, of whom it wants the most.
+    #[error(
+        "all proxies together subscribe to more than this replica holds, and this one to the most: unsubscribe what is no longer used"
+    )]
+    OfAll,
+}
 
 /// One resource and who wants it.
 struct Entry {
@@ -104,15 +51,8 @@ struct Inner {
     index: Index,
     bundles: HashMap<String, TrustBundle>,
     entries: HashMap<String, HashMap<Key, Entry>>,
-    inboxes: HashMap<u64, Arc<Inbox>>,
+    members: Members,
     next: u64,
-}
-
-#[derive(Default)]
-struct Inbox {
-    /// Changed keys, and since when.
-    dirty: Mutex<HashMap<Key, Instant>>,
-    wake: Notify,
 }
 
 /// Index, compiled resources and subscribers; cheap to clone.
@@ -120,13 +60,20 @@ struct Inbox {
 pub struct Hub {
     inner: Arc<Mutex<Inner>>,
     measures: Measures,
+    all_bytes: usize,
 }
 
 impl Hub {
     /// Knows nothing yet.
     #[must_use]
     pub fn new(measures: Measures) -> Self {
-        Self { inner: Arc::default(), measures }
+        Self { inner: Arc::default(), measures, all_bytes: ALL_BYTES }
+    }
+
+    /// As [`Hub::new`], with another bound on the bytes of all subscriptions.
+    #[cfg(test)]
+    pub(super) fn bounded(measures: Measures, all_bytes: usize) -> Self {
+        Self { all_bytes, ..Self::new(measures) }
     }
 
     /// Changes the index, and tells subscribers of what that touches.
@@ -169,8 +116,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
-        let inbox = Arc::new(Inbox::default());
-        inner.inboxes.insert(id, Arc::clone(&inbox));
+        let inbox = inner.members.join(id);
         Subscription { id, mesh: mesh.to_owned(), inbox, wanted: HashSet::new(), hub: self.clone() }
     }
 
@@ -195,7 +141,7 @@ impl Hub {
             return;
         }
         entry.current = Some(compiled);
-        for inbox in entry.wanted_by.iter().filter_map(|id| inner.inboxes.get(id)) {
+        for inbox in entry.wanted_by.iter().filter_map(|id| inner.members.inbox(*id)) {
             inbox.mark(key, now);
         }
     }
@@ -220,17 +166,6 @@ fn compile_key(
     match key {
         Key::Bundle => bundles.get(mesh).map(compile::bundle).transpose(),
         Key::Subject(subject) => compile::compile(index, mesh, subject),
-    }
-}
-
-impl Inbox {
-    fn mark(&self, key: &Key, since: Instant) {
-        self.dirty().entry(key.clone()).or_insert(since);
-        self.wake.notify_one();
-    }
-
-    fn dirty(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,9 +204,10 @@ impl Subscription {
         let now = Instant::now();
         if !self.wanted.contains(&key) {
             if self.wanted.len() >= MAX_SUBSCRIPTIONS {
-                return Err(TooMany);
+                return Err(TooMany::OfOne);
             }
             let inner = &mut *self.hub.lock();
+            inner.members.take(self.id, members::cost(&key), self.hub.all_bytes)?;
             let entries = inner.entries.entry(self.mesh.clone()).or_default();
             let (index, bundles, mesh) = (&inner.index, &inner.bundles, &self.mesh);
             let entry = entries.entry(key.clone()).or_insert_with(|| {
@@ -289,14 +225,22 @@ impl Subscription {
     /// No longer wants a resource.
     pub fn remove(&mut self, key: &Key) {
         if self.wanted.remove(key) {
-            leave(&mut self.hub.lock(), &self.mesh, key, self.id);
+            let inner = &mut *self.hub.lock();
+            leave(inner, &self.mesh, key, self.id);
+            inner.members.give_back(self.id, members::cost(key));
             self.inbox.dirty().remove(key);
         }
     }
 
+    /// Whether it was ended because others need the room.
+    #[must_use]
+    pub fn made_room(&self) -> bool {
+        self.inbox.made_room()
+    }
+
     /// Ends when something changed.
     pub async fn changed(&self) {
-        self.inbox.wake.notified().await;
+        self.inbox.woken().await;
     }
 
     /// Takes changed resources, together about `max_bytes` large; what is left over is there at the next call. An address of a Service
@@ -341,7 +285,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut inner = self.hub.lock();
-        inner.inboxes.remove(&self.id);
+        inner.members.leave(self.id);
         for key in &self.wanted {
             leave(&mut inner, &self.mesh, key, self.id);
         }

@@ -18,7 +18,7 @@ use super::{
     compile::{Compiled, compile},
     index::{Index, Subject, Touched},
     measure::Measures,
-    subscribers::{Hub, Key, MAX_SUBSCRIPTIONS, TooMany},
+    subscribers::{Hub, Key, MAX_SUBSCRIPTIONS, Subscription, TooMany},
     view::{EndpointView, MeshView, Name, PodView, PortView, ServiceView, SliceView, Target},
 };
 

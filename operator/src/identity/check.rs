@@ -1,7 +1,12 @@
 //! Whether an authenticated pod may have an identity of the mesh that it asks.
 
 use super::{Refused, authenticate::Caller};
-use crate::{context::Ctx, control::stream::service_account, inject::decide::injected_mesh, lookup};
+use crate::{
+    context::Ctx,
+    control::stream::service_account,
+    inject::decide::injected_mesh,
+    lookup::{self, LookupError},
+};
 
 /// That the caller's namespace belongs to `mesh`, and that it is a live pod with that mesh's sidecar.
 ///
@@ -9,8 +14,8 @@ use crate::{context::Ctx, control::stream::service_account, inject::decide::inje
 /// Says which of it does not hold.
 pub async fn may_join(ctx: &Ctx, caller: &Caller, mesh: &str) -> Result<(), Refused> {
     let Caller { namespace, pod, .. } = caller;
-    let unavailable = |error: kube::Error| match error {
-        kube::Error::Api(status) if status.code == 404 => {
+    let unavailable = |error: LookupError| match error {
+        LookupError::Namespace(kube::Error::Api(status)) if status.code == 404 => {
             Refused::Denied(format!("namespace {namespace} does not exist"))
         }
         error => {
@@ -24,7 +29,7 @@ pub async fn may_join(ctx: &Ctx, caller: &Caller, mesh: &str) -> Result<(), Refu
             "namespace {namespace} is not in Mesh {mesh}: label it bowline.dev/mesh={mesh}, or restart the pod without its sidecar"
         )));
     }
-    let found = lookup::pod(ctx, namespace, &pod.name, &caller.uid).await.map_err(unavailable)?;
+    let found = lookup::pod(ctx, namespace, &pod.name, &caller.uid).await.map_err(|e| unavailable(e.into()))?;
     let denied = |why: String| Err(Refused::Denied(why));
     let Some(found) = found else {
         return denied(format!("pod {pod} with the token's UID does not exist any more"));

@@ -1,5 +1,6 @@
-//! Bodies of reviews in memory: so many bytes at once, whoever sends them. Where there would be more, the body that has been there for
-//! longest is given up: an API server sends a review within milliseconds, so it is not the API server's.
+//! Bodies of reviews in memory: so many bytes at once, whoever sends them. Where there would be more, the body that has been read for
+//! longest is given up: an API server sends a review within milliseconds, so it is not the API server's. One that is complete stays,
+//! because its memory does: what does not fit beside such is not read.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,12 @@ pub(super) enum BodyError {
         /// In bytes.
         limit: usize,
     },
+    /// Nobody can make room for it.
+    #[error("the reviews being decided leave no room for this one below {limit} bytes in all: try again")]
+    Full {
+        /// In bytes.
+        limit: usize,
+    },
     /// The connection or the stream failed.
     #[error("the review breaks off: {0}")]
     Broken(#[from] axum::Error),
@@ -43,7 +50,10 @@ pub(super) struct Budget {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Bytes of all.
     used: usize,
+    /// Of these, bytes of those that are complete.
+    complete: usize,
     next: u64,
     /// The oldest first.
     bodies: BTreeMap<u64, Held>,
@@ -52,8 +62,8 @@ struct Table {
 #[derive(Debug)]
 struct Held {
     bytes: usize,
-    /// Dropped to give it up.
-    _keep: oneshot::Sender<()>,
+    /// Dropped to give it up; `None`: it is complete.
+    keep: Option<oneshot::Sender<()>>,
 }
 
 /// Room that a body takes, until this is dropped.
@@ -84,12 +94,15 @@ impl Budget {
                 _ = &mut room.given_up => return Err(BodyError::GivenUp { limit: self.all }),
                 frame = body.frame() => frame,
             };
-            let Some(frame) = frame else { return Ok((read.freeze(), room)) };
+            let Some(frame) = frame else {
+                self.complete(room.id)?;
+                return Ok((read.freeze(), room));
+            };
             let Ok(data) = frame?.into_data() else { continue };
             if read.len() + data.len() > self.one {
                 return Err(BodyError::TooLarge { limit: self.one });
             }
-            self.take(room.id, data.len());
+            self.take(room.id, data.len())?;
             read.extend_from_slice(&data);
         }
     }
@@ -103,23 +116,40 @@ impl Budget {
         let id = table.next;
         table.next += 1;
         let (keep, given_up) = oneshot::channel();
-        table.bodies.insert(id, Held { bytes: 0, _keep: keep });
+        table.bodies.insert(id, Held { bytes: 0, keep: Some(keep) });
         drop(table);
         Room { budget: self.clone(), id, given_up }
     }
 
-    /// `bytes` more for a body; others make room, the oldest first.
-    fn take(&self, id: u64, bytes: usize) {
+    /// `bytes` more for a body; others that are being read make room, the oldest first.
+    fn take(&self, id: u64, bytes: usize) -> Result<(), BodyError> {
         let mut table = self.table();
-        // Given up a moment ago: its reader is about to notice.
-        let Some(held) = table.bodies.get_mut(&id) else { return };
-        held.bytes += bytes;
-        table.used += bytes;
-        while table.used > self.all {
-            let Some(oldest) = table.bodies.iter().find(|(other, held)| **other != id && held.bytes > 0) else { break };
-            let oldest = *oldest.0;
+        // Given up a moment ago, and its reader has yet to notice.
+        let Some(held) = table.bodies.get(&id) else { return Err(BodyError::GivenUp { limit: self.all }) };
+        if table.complete + held.bytes + bytes > self.all {
+            return Err(BodyError::Full { limit: self.all });
+        }
+        while table.used + bytes > self.all {
+            let gives = |(other, held): &(&u64, &Held)| **other != id && held.keep.is_some() && held.bytes > 0;
+            // Without the complete ones and this one, all that is used is others' that are being read.
+            let Some(oldest) = table.bodies.iter().find(gives).map(|(oldest, _)| *oldest) else { break };
             table.remove(oldest);
         }
+        table.used += bytes;
+        if let Some(held) = table.bodies.get_mut(&id) {
+            held.bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// All of a body is read: it stays for as long as its room.
+    fn complete(&self, id: u64) -> Result<(), BodyError> {
+        let table = &mut *self.table();
+        let held = table.bodies.get_mut(&id).ok_or(BodyError::GivenUp { limit: self.all })?;
+        if held.keep.take().is_some() {
+            table.complete += held.bytes;
+        }
+        Ok(())
     }
 }
 
@@ -127,6 +157,9 @@ impl Table {
     fn remove(&mut self, id: u64) {
         if let Some(held) = self.bodies.remove(&id) {
             self.used -= held.bytes;
+            if held.keep.is_none() {
+                self.complete -= held.bytes;
+            }
         }
     }
 }
@@ -200,29 +233,93 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_being_decided_makes_no_room() {
+        let budget = Budget::new(100, 300);
+        let mut decided = Vec::new();
+        for _ in 0..2 {
+            decided.push(budget.read(Body::from(vec![b' '; 100])).await.unwrap());
+        }
+        let reading = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.read(unfinished(50)).await.map(|_| ()) }
+        });
+        while budget.table().used < 250 {
+            tokio::task::yield_now().await;
+        }
+        // The one that is being read makes room, the two others do not.
+        decided.push(budget.read(Body::from(vec![b' '; 100])).await.unwrap());
+        assert!(matches!(reading.await.unwrap(), Err(BodyError::GivenUp { limit: 300 })));
+        assert!(matches!(budget.read(Body::from("text")).await, Err(BodyError::Full { limit: 300 })));
+        assert_eq!(held(&budget), (300, 3));
+        decided.pop();
+        assert!(budget.read(Body::from("text")).await.is_ok());
+        drop(decided);
+        assert_eq!((held(&budget), budget.table().complete), ((0, 0), 0));
+    }
+
+    /// What happens to one of six bodies.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Reads(usize),
+        Completes,
+        Ends,
+    }
+
+    /// A body's room, the bytes in it, and whether they are all.
+    type Kept = Option<(Room, usize, bool)>;
+
+    /// Bytes in memory. What was given up while it was being read is freed by its reader, who is told at once.
+    fn in_memory(rooms: &mut [Kept]) -> usize {
+        rooms
+            .iter_mut()
+            .flatten()
+            .map(|(room, bytes, complete)| {
+                let freed = !*complete && room.given_up.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+                if freed { 0 } else { *bytes }
+            })
+            .sum()
+    }
+
+    fn any_step() -> impl Strategy<Value = (usize, Step)> {
+        let step = prop_oneof![
+            5 => (0_usize..60).prop_map(Step::Reads),
+            1 => Just(Step::Completes),
+            1 => Just(Step::Ends),
+        ];
+        (0_usize..6, step)
+    }
+
     proptest! {
         #[test]
-        fn never_more_than_all(steps in prop::collection::vec((0_usize..6, 0_usize..60, any::<bool>()), 1..200)) {
+        fn never_more_than_all(steps in prop::collection::vec(any_step(), 1..200)) {
             let budget = Budget::new(60, 200);
-            let mut rooms: Vec<Option<Room>> = (0..6).map(|_| None).collect();
-            for (which, bytes, ends) in steps {
-                if ends {
-                    rooms[which] = None;
-                } else {
-                    let room = rooms[which].get_or_insert_with(|| budget.enter());
-                    let held = budget.table().bodies.get(&room.id).map(|held| held.bytes);
-                    if held.is_some_and(|held| held + bytes <= 60) {
-                        let id = room.id;
-                        budget.take(id, bytes);
-                        prop_assert!(budget.table().bodies.contains_key(&id), "the newcomer itself was given up");
+            let mut rooms: Vec<Kept> = (0..6).map(|_| None).collect();
+            for (which, step) in steps {
+                match step {
+                    Step::Ends => rooms[which] = None,
+                    Step::Completes => {
+                        if let Some((room, _, complete)) = &mut rooms[which] {
+                            *complete |= budget.complete(room.id).is_ok();
+                        }
+                    }
+                    Step::Reads(more) => {
+                        let (room, bytes, complete) = rooms[which].get_or_insert_with(|| (budget.enter(), 0, false));
+                        if !*complete && *bytes + more <= 60 && budget.take(room.id, more).is_ok() {
+                            *bytes += more;
+                        }
                     }
                 }
+                let in_memory = in_memory(&mut rooms);
                 let table = budget.table();
-                prop_assert!(table.used <= 200);
-                prop_assert_eq!(table.used, table.bodies.values().map(|held| held.bytes).sum::<usize>());
+                prop_assert!(in_memory <= 200, "{} bytes are in memory", in_memory);
+                prop_assert_eq!(table.used, in_memory);
+                let complete = table.bodies.values().filter(|held| held.keep.is_none()).map(|held| held.bytes);
+                prop_assert_eq!(table.complete, complete.sum::<usize>());
             }
             drop(rooms);
-            prop_assert_eq!(budget.table().used, 0);
+            let table = budget.table();
+            prop_assert_eq!((table.used, table.complete), (0, 0));
         }
     }
 }

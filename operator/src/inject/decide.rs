@@ -109,13 +109,25 @@ pub enum Refusal {
     /// Copied from another mesh, or by halves.
     #[error(
         "the pod carries Bowline's containers {found}, but is not as Bowline made it for Mesh {mesh}: remove the containers and \
-         volumes named bowline-* and the annotation {INJECTED_ANNOTATION}; they are added again"
+         volumes named bowline-* and the annotation {INJECTED_ANNOTATION}, which are added again, and put the containers' own probes \
+         back"
     )]
     Leftover {
         /// What is there.
         found: String,
         /// The Mesh that it joins.
         mesh: String,
+    },
+    /// Copied without what answers it.
+    #[error(
+        "{probe} of container {container} asks Bowline's proxy for a probe of another pod, from which it was copied: put the \
+         container's own {probe} back"
+    )]
+    CopiedProbe {
+        /// The container.
+        container: String,
+        /// Field of the probe or hook.
+        probe: &'static str,
     },
     /// An annotation cannot be used.
     #[error("annotation {annotation}: {error}")]
@@ -193,6 +205,9 @@ fn plan(
     let present = is_present(pod, spec, &mesh.name_any())?;
     check_containers(spec)?;
     let mut probes: Vec<Probe> = if present { known_probes(spec) } else { Vec::new() };
+    if let Some((container, probe)) = probes::orphan(spec, &probes) {
+        return Err(Refusal::CopiedProbe { container: container.to_owned(), probe: probe.field() });
+    }
     let rewrites = probes::find(spec, Key::of(&probes).as_ref().unwrap_or(key))?;
     // A container that was replaced under its name since the last invocation has new probes.
     probes.retain(|known| rewrites.iter().all(|r| probes::name(&r.probe.id) != probes::name(&known.id)));

@@ -1,6 +1,8 @@
 //! Probes and lifecycle hooks: found in the application's containers, pointed at the proxy, which carries them out. So they keep
 //! their meaning under strict mutual TLS, where the kubelet, who has no identity, could not reach the application.
 
+use std::collections::HashSet;
+
 use bowline_proxy::bootstrap::{Probe, ProbeAction, ports};
 use k8s_openapi::{
     api::core::v1::{Container, GRPCAction, HTTPGetAction, PodSpec, Probe as KubeProbe, TCPSocketAction},
@@ -145,7 +147,7 @@ pub fn find(spec: &PodSpec, key: &Key) -> Result<Vec<Rewrite>, ProbeError> {
         for (kind, seconds, handler) in handlers(container, grace) {
             let Some((name, action)) = action(&handler, container) else { continue };
             let port = port_of(&action);
-            if matches!(handler, Handler::Http(h) if is_rewritten(h)) {
+            if matches!(handler, Handler::Http(h) if rewritten(h).is_some()) {
                 continue;
             }
             if ports::ALL.contains(&port) {
@@ -157,6 +159,21 @@ pub fn find(spec: &PodSpec, key: &Key) -> Result<Vec<Rewrite>, ProbeError> {
         }
     }
     Ok(found)
+}
+
+/// A handler that asks the proxy for what the proxy was not given, as a copy of another pod's does: it would fail for ever.
+#[must_use]
+pub fn orphan<'a>(spec: &'a PodSpec, known: &[Probe]) -> Option<(&'a str, Kind)> {
+    let ids: HashSet<&str> = known.iter().map(|p| p.id.as_str()).collect();
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let own = containers.filter(|c| !sidecar::is_reserved(&c.name));
+    let mut all =
+        own.flat_map(|c| handlers(c, GRACE_SECONDS).into_iter().map(move |(kind, _, handler)| (c, kind, handler)));
+    all.find_map(|(container, kind, handler)| {
+        let Handler::Http(http) = handler else { return None };
+        let id = rewritten(http)?;
+        (!ids.contains(id)).then_some((container.name.as_str(), kind))
+    })
 }
 
 enum Handler<'a> {
@@ -198,9 +215,10 @@ fn seconds(n: i64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX).max(1)
 }
 
-fn is_rewritten(http: &HTTPGetAction) -> bool {
-    http.port == IntOrString::Int(i32::from(ports::PROBES))
-        && http.path.as_ref().is_some_and(|p| p.starts_with("/probe/"))
+/// The id of what the proxy is asked for, by a handler that was pointed at it.
+fn rewritten(http: &HTTPGetAction) -> Option<&str> {
+    let path = http.path.as_ref().filter(|_| http.port == IntOrString::Int(i32::from(ports::PROBES)))?;
+    path.strip_prefix("/probe/")
 }
 
 /// The handler's member and what the proxy is to do; `None`: it stays as it is.

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::meshes::Membership;
 
+mod copied;
+
 const IMAGE: &str = "localhost/bowline-proxy:0.1.0";
 
 fn member() -> Membership {

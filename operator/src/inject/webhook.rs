@@ -4,14 +4,14 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
 };
-use hyper::service::service_fn;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::{
@@ -49,7 +49,7 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 const ALL_BODIES_BYTES: usize = 32 << 20;
 /// API servers are few and keep few connections open, each for many reviews; one address may be a node with others on it.
 const BOUNDS: Bounds = Bounds { all: 512, address: 64, idle: 256 };
-/// Time until the first review on a connection: an API server opens one because it has a review to send.
+/// Time until the first review on a connection has arrived: an API server opens one because it has a review to send.
 const FIRST_REVIEW: Duration = Duration::from_secs(10);
 /// How long a review may take; the API server waits for ten seconds.
 const REVIEWED: Duration = Duration::from_secs(15);
@@ -114,12 +114,12 @@ async fn connection(
 ) {
     let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let place = slot.clone();
-    let service = service_fn(move |request| {
-        let (in_use, router) = (place.in_use(), router.clone());
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(place.clone());
+        let router = router.clone();
         async move {
             let late = || StatusCode::REQUEST_TIMEOUT.into_response();
             let answer = tokio::time::timeout(REVIEWED, router.oneshot(request)).await;
-            drop(in_use);
             Ok::<_, Infallible>(answer.map_or_else(|_| late(), |Ok(answer)| answer))
         }
     });
@@ -166,13 +166,16 @@ fn router(reviewer: Reviewer) -> Router {
 
 type Review = AdmissionReview<Pod>;
 
-async fn answer(State(reviewer): State<Reviewer>, body: Body) -> Response {
+async fn answer(State(reviewer): State<Reviewer>, Extension(place): Extension<Slot>, body: Body) -> Response {
     let count = |outcome| reviewer.reviews.get_or_create(&ReasonLabel { reason: outcome }).inc();
+    let read = reviewer.budget.read(body).await;
+    // Not before the whole review is there: whoever sends slowly would hold a place for next to nothing.
+    let _in_use = place.in_use();
     // The room is kept until the answer is there.
-    let (request, _room) = match reviewer.budget.read(body).await {
+    let (request, _room) = match read {
         Ok((body, room)) => (parse(&body), Some(room)),
         Err(error @ BodyError::TooLarge { .. }) => (Err(error.to_string()), None),
-        Err(error @ (BodyError::GivenUp { .. } | BodyError::Broken(_))) => {
+        Err(error @ (BodyError::GivenUp { .. } | BodyError::Full { .. } | BodyError::Broken(_))) => {
             tracing::warn!(%error, "an admission review is not read");
             count("unread");
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();

@@ -51,7 +51,7 @@ pub(crate) struct Plane {
     pub(crate) hub: Hub,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) served: JoinHandle<()>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Plane {
@@ -83,6 +83,20 @@ impl Plane {
 
     /// A channel to the control plane of `mesh`, with a leaf for `identity`.
     pub(crate) async fn connect(&self, mesh: &str, identity: Option<&str>) -> Result<Channel, tonic::transport::Error> {
+        let (tls, name) = self.client(mesh, identity);
+        let address = self.address;
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let (tls, name) = (tls.clone(), name.clone());
+            async move {
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, TcpStream::connect(address).await?).await?))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://{}", Config::control_sni(mesh))).unwrap();
+        endpoint.timeout(Duration::from_secs(60)).connect_with_connector(connector).await
+    }
+
+    /// What proves `identity` to the control plane of `mesh`.
+    pub(crate) fn client(&self, mesh: &str, identity: Option<&str>) -> (TlsConnector, ServerName<'static>) {
         let mut roots = RootCertStore::empty();
         for der in &self.ca().bundle.roots_der {
             roots.add(CertificateDer::from(der.as_slice())).unwrap();
@@ -100,16 +114,7 @@ impl Plane {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let (tls, address) = (TlsConnector::from(Arc::new(config)), self.address);
-        let name = ServerName::try_from(Config::control_sni(mesh)).unwrap();
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let (tls, name) = (tls.clone(), name.clone());
-            async move {
-                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, TcpStream::connect(address).await?).await?))
-            }
-        });
-        let endpoint = Endpoint::from_shared(format!("http://{}", Config::control_sni(mesh))).unwrap();
-        endpoint.timeout(Duration::from_secs(60)).connect_with_connector(connector).await
+        (TlsConnector::from(Arc::new(config)), ServerName::try_from(Config::control_sni(mesh)).unwrap())
     }
 }
 
@@ -217,6 +222,19 @@ async fn api(request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
         (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "young", "labels": labels } }))
     } else if path == "/api/v1/namespaces/outside" {
         (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "outside" } }))
+    } else if path == "/api/v1/namespaces/early" {
+        let labels = json!({ "team": "early" });
+        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "early", "labels": labels } }))
+    } else if path == "/apis/bowline.dev/v1alpha1/meshes" {
+        // One that no watch has told of yet.
+        let selector = json!({ "matchLabels": { "team": "early" } });
+        let mesh = |name: &str, spec: Value| {
+            json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "metadata": { "name": name },
+                    "spec": spec })
+        };
+        let young = mesh("young", json!({ "injection": { "namespaceSelector": selector } }));
+        let items = [mesh(MESH, json!({})), young];
+        (200, json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "MeshList", "metadata": {}, "items": items }))
     } else {
         (
             404,

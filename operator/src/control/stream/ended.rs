@@ -2,14 +2,15 @@
 
 use tonic::Status;
 
-use super::{TooMany, too_many};
+use super::TooMany;
 
 /// Why a stream ended.
 pub(super) enum Ended {
     Closed,
     Broken,
     Slow,
-    TooMany,
+    TooMany(TooMany),
+    Replaced,
     Confused(&'static str),
     Old,
     Shutdown,
@@ -22,7 +23,8 @@ impl Ended {
             Self::Closed => ("closed", None),
             Self::Broken => ("broken", None),
             Self::Slow => ("slow", Some(Status::aborted("nothing was taken from the stream for 30 seconds"))),
-            Self::TooMany => ("too-many", Some(too_many(TooMany))),
+            Self::TooMany(error) => (reason(error), Some(too_many(error))),
+            Self::Replaced => ("replaced", Some(Status::aborted("this slot of the pod has opened another stream"))),
             Self::Confused(what) => {
                 ("confused", Some(Status::invalid_argument(format!("{what} is not expected here"))))
             }
@@ -30,4 +32,17 @@ impl Ended {
             Self::Shutdown => ("shutdown", Some(Status::unavailable("this replica ends: open a stream to another"))),
         }
     }
+}
+
+/// Metric label.
+pub(super) fn reason(error: TooMany) -> &'static str {
+    match error {
+        TooMany::OfOne => "too-many",
+        TooMany::OfAll => "made-room",
+    }
+}
+
+/// What a proxy is told.
+pub(super) fn too_many(error: TooMany) -> Status {
+    Status::resource_exhausted(error.to_string())
 }

@@ -3,7 +3,10 @@
 use super::*;
 
 fn hub() -> Hub {
-    let hub = Hub::new(Measures::default());
+    filled(Hub::new(Measures::default()))
+}
+
+fn filled(hub: Hub) -> Hub {
     let mut index = shop();
     hub.update(move |empty| {
         std::mem::swap(empty, &mut index);
@@ -114,5 +117,55 @@ fn subscriptions_are_bounded() {
     for n in 0..u32::try_from(MAX_SUBSCRIPTIONS).unwrap() {
         subscription.add(Key::Subject(Subject::Address(IpAddr::from(n.to_be_bytes())))).unwrap();
     }
-    assert_eq!(subscription.add(subject("shop/web")), Err(TooMany));
+    assert_eq!(subscription.add(subject("shop/web")), Err(TooMany::OfOne));
+}
+
+/// Subscribes to so many addresses that nobody has, others for each `net`.
+fn want(subscription: &mut Subscription, net: u8, count: u16) -> Result<(), TooMany> {
+    (0..count).try_for_each(|n| {
+        let [high, low] = n.to_be_bytes();
+        subscription.add(Key::Subject(Subject::Address(IpAddr::from([11, net, high, low]))))
+    })
+}
+
+#[test]
+fn who_wants_most_makes_room() {
+    // Room for a hundred.
+    let hub = filled(Hub::bounded(Measures::default(), 40_000));
+    let mut modest = hub.join("default");
+    modest.add(subject("10.96.0.10")).unwrap();
+    let [mut greedy, mut greedier] = [(); 2].map(|()| hub.join("default"));
+    want(&mut greedy, 1, 40).unwrap();
+    want(&mut greedier, 2, 59).unwrap();
+    // One more is one too many, and it is not the modest one that goes.
+    assert!(!greedier.made_room());
+    modest.add(subject("10.244.0.1")).unwrap();
+    assert_eq!([&modest, &greedy, &greedier].map(Subscription::made_room), [false, false, true]);
+    assert_eq!(want(&mut greedier, 3, 1), Err(TooMany::OfAll));
+    drop(greedier);
+    assert_eq!(hub.entries(), 42);
+    // Who is the one that wants most is told so at once.
+    assert_eq!(want(&mut greedy, 4, 100), Err(TooMany::OfAll));
+    assert!(!modest.made_room());
+    drop(greedy);
+    // What is dropped is room again.
+    for net in 1..50 {
+        want(&mut modest, net, 90).unwrap();
+        for n in 0..90 {
+            modest.remove(&Key::Subject(Subject::Address(IpAddr::from([11, net, 0, n]))));
+        }
+    }
+    assert_eq!(modest.take(usize::MAX).unwrap().len(), 3, "two addresses, and the Service of one");
+}
+
+#[tokio::test]
+async fn who_made_room_is_woken() {
+    let hub = filled(Hub::bounded(Measures::default(), 4_000));
+    let [mut first, mut second] = [(); 2].map(|()| hub.join("default"));
+    want(&mut first, 1, 6).unwrap();
+    first.take(usize::MAX).unwrap();
+    first.changed().await;
+    want(&mut second, 2, 5).unwrap();
+    first.changed().await;
+    assert!(first.made_room());
 }
