@@ -24,6 +24,8 @@ mod mesh;
 mod opaque;
 #[path = "traffic/policy.rs"]
 mod policy;
+#[path = "traffic/resets.rs"]
+mod resets;
 #[path = "traffic/retries.rs"]
 mod retries;
 #[path = "traffic/rotation.rs"]
