@@ -56,7 +56,15 @@ impl Pods {
         let (client, accepted) = tokio::join!(TcpStream::connect(door.local_addr().unwrap()), door.accept());
         let route = direct(&self.worker, Arc::clone(&self.known), self.to, "shop/web-0");
         let (stream, direction, service) = (accepted.unwrap().0, Direction::Outbound, "shop/web-0".into());
-        let carried = Carried { stream, port: self.to.port(), declared, route, direction, service };
+        let carried = Carried {
+            stream,
+            port: self.to.port(),
+            declared,
+            route,
+            direction,
+            service,
+            seat: crate::places::Seat::nothing(),
+        };
         tokio::task::spawn_local(carry::carry(Rc::clone(&self.worker), carried));
         client.unwrap()
     }
