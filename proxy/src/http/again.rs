@@ -103,6 +103,11 @@ impl Tried {
         self.failed.contains(&Rc::as_ptr(endpoint))
     }
 
+    /// Whether it is the first attempt.
+    pub(crate) fn is_none(&self) -> bool {
+        self.failed.is_empty()
+    }
+
     /// Notes a failure; gives it back when it was one too many.
     pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
         candidate.endpoint.failed(Duration::ZERO);

@@ -159,7 +159,7 @@ async fn answer(
     let mut response = carry(&context, &carried, request, started).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         carried.traffic().switch();
-    } else if context.route.is_over() {
+    } else if context.route.is_over(&context.worker) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.carried(carried)))
