@@ -43,6 +43,8 @@ enum Fault {
     Endpoint,
     /// A connection ended; another one may do.
     Connection,
+    /// Nothing: this proxy's own bound is reached there.
+    Full,
     /// None of it: who asked broke off.
     Client,
 }
@@ -50,7 +52,9 @@ enum Fault {
 impl Unsent {
     /// It did not get through.
     pub(super) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
-        Self { failure, message, fault: Fault::Endpoint, unseen: true }
+        // The pools say so alone; what the endpoint's proxy says is not theirs.
+        let fault = if failure.reason == Reason::Overloaded { Fault::Full } else { Fault::Endpoint };
+        Self { failure, message, fault, unseen: true }
     }
 
     /// It may have been seen, and must not be seen twice.
@@ -82,7 +86,8 @@ impl Unsent {
     pub(super) fn refused(candidate: &Candidate, reason: Reason, spare: Option<Box<Parts>>) -> Self {
         let address = candidate.endpoint.key.address;
         let detail = format!("the proxy of {address} did not get through to its application: {}", reason.as_str());
-        Self::unseen(Failure::new(reason, detail), spare.map(whole))
+        let failure = Failure::new(reason, detail);
+        Self { failure, message: spare.map(whole), fault: Fault::Endpoint, unseen: true }
     }
 }
 
@@ -126,7 +131,7 @@ impl Tried {
         match fault {
             Fault::Endpoint => candidate.endpoint.failed(began.elapsed()),
             Fault::Connection if !unseen => candidate.endpoint.lost(began.elapsed()),
-            Fault::Connection | Fault::Client => {}
+            Fault::Connection | Fault::Full | Fault::Client => {}
         }
         let more = self.has_more(context, candidate, fault);
         let once = unseen || !std::mem::replace(&mut self.seen, true);
@@ -156,4 +161,54 @@ pub(super) fn refused_there<B>(candidate: &Candidate, response: &Response<B>, en
     }
     let said = response.headers().get(REASON)?;
     [Reason::ConnectFailed, Reason::Overloaded, Reason::ConnectionLost].into_iter().find(|r| said == r.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        bootstrap::tunnel::App,
+        control::state::State,
+        dataplane::Config,
+        drain::Drain,
+        http::exchange::exchange,
+        identity::store::Store,
+        metrics::{Direction, Metrics, PLAINTEXT},
+        outbound::balance::Route,
+        places::Seat,
+        pool::EndpointKey,
+        worker::Worker,
+    };
+
+    /// Requests to an endpoint to which so many connections may be open.
+    fn context(most: usize) -> (Context, Rc<Endpoint>) {
+        let metrics = Metrics::new();
+        let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
+        let config = Arc::new(Config::for_pod("a/b".into(), 1));
+        let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Drain::new());
+        // Nobody listens there.
+        let key = EndpointKey { address: ([127, 0, 0, 1], 1).into(), identity: None };
+        let endpoint = Rc::new(Endpoint::new(key, 1, most));
+        let route = Route::Direct(Rc::new(Candidate { endpoint: Rc::clone(&endpoint), series }));
+        let (direction, app, service) = (Direction::Outbound, App::Http1, "a/b".into());
+        let context = Context { worker, route, direction, app, service, tunnels: None, _seat: Seat::nothing() };
+        (context, endpoint)
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_not_to_blame_for_the_bound_of_this_proxy() {
+        for (most, reason, avoided) in [(0, Reason::Overloaded, false), (1, Reason::ConnectFailed, true)] {
+            let (context, endpoint) = context(most);
+            let (head, ()) = Request::new(()).into_parts();
+            let Err(failure) = exchange(&context, head, Payload::empty(), Instant::now()).await else {
+                panic!("nobody answers");
+            };
+            assert_eq!(failure.reason, reason, "{failure}");
+            let now = Instant::now();
+            assert_eq!(endpoint.is_avoided(now), avoided, "{failure}");
+            assert_eq!(endpoint.cost(now) >= 1e6, avoided, "{failure}: {}", endpoint.cost(now));
+        }
+    }
 }
