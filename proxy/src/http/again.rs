@@ -27,7 +27,7 @@ use crate::{
 const ATTEMPTS: usize = 3;
 
 /// A request that got no answer.
-pub(super) struct Unsent {
+pub(crate) struct Unsent {
     pub(super) failure: Failure,
     /// The request, if it may be sent again and is still whole.
     message: Option<Box<Request<Payload>>>,
@@ -51,7 +51,7 @@ enum Fault {
 
 impl Unsent {
     /// It did not get through.
-    pub(super) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
+    pub(crate) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
         // The pools say so alone; what the endpoint's proxy says is not theirs.
         let fault = if failure.reason == Reason::Overloaded { Fault::Full } else { Fault::Endpoint };
         Self { failure, message, fault, unseen: true }
@@ -69,7 +69,7 @@ impl Unsent {
     }
 
     /// An HTTP/2 stream ended without an answer.
-    pub(super) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
+    pub(crate) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
         if e.is_reset() && !e.is_remote() && !e.is_library() {
             return Self::broken(format!("the request's body broke off: {e}"));
         }
@@ -113,10 +113,13 @@ impl Tried {
         self.failed.is_empty()
     }
 
-    /// Notes a failure; gives it back when it was one too many.
-    pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
-        candidate.endpoint.failed(Duration::ZERO);
-        if self.has_more(context, candidate, Fault::Endpoint) { Ok(()) } else { Err(failure) }
+    /// Notes why an opaque connection was not opened, of which nothing was sent yet; gives it back when it was one too many.
+    pub(crate) fn unopened(&mut self, context: &Context, candidate: &Candidate, unsent: Unsent) -> Result<(), Failure> {
+        let Unsent { failure, fault, .. } = unsent;
+        if fault == Fault::Endpoint {
+            candidate.endpoint.failed(Duration::ZERO);
+        }
+        if self.has_more(context, candidate, fault) { Ok(()) } else { Err(failure) }
     }
 
     /// Notes a failure of an attempt that `began` then; gives the request, to be sent again, or the failure.

@@ -1,6 +1,12 @@
 //! Streams that their sender breaks off, and such as only look like it.
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bowline_proxy::control::apply::Protocol;
 use bytes::Bytes;
@@ -114,4 +120,55 @@ async fn a_whole_answer_that_wants_no_more_of_the_request_is_one() {
     assert!(soon("end", down.data()).await.is_none());
     assert!(soon("trailers", down.trailers()).await.unwrap().is_none());
     assert_eq!(soon("told", poll_fn(|cx| up.poll_reset(cx))).await.unwrap(), h2::Reason::NO_ERROR);
+}
+
+/// Opens tunnels and says back what comes through them; the first connection breaks off, or says GOAWAY, under its second tunnel.
+async fn fickle<S>(mut connection: h2::server::Connection<S, Bytes>, first: bool, polite: bool)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut tunnels = 0;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        tunnels += 1;
+        if first && tunnels > 1 {
+            if !polite {
+                return;
+            }
+            // Nothing of it was processed.
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            connection.graceful_shutdown();
+            continue;
+        }
+        let mut into = respond.send_response(Response::new(()), false).unwrap();
+        tokio::spawn(async move {
+            let mut from = request.into_body();
+            while let Some(Ok(data)) = from.data().await {
+                if into.send_data(data, false).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_opaque_connection_survives_the_end_of_the_one_that_was_to_carry_it() {
+    for polite in [true, false] {
+        let app = application::http1(2).await;
+        let mesh = Mesh::new(app.address, Protocol::Tcp);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        peer(&mesh, Protocol::Tcp, move |connection| {
+            fickle(connection, count.fetch_add(1, Ordering::SeqCst) == 0, polite)
+        })
+        .await;
+        let mut streams = Vec::new();
+        for n in 0..3 {
+            let mut stream = mesh.connect().await;
+            stream.write_all(&[n]).await.unwrap();
+            assert_eq!(soon("echo", stream.read_u8()).await.unwrap(), n, "polite: {polite}");
+            streams.push(stream);
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 2);
+    }
 }
