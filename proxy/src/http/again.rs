@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 
 use super::{
     answer::{Failure, REASON},
@@ -45,8 +45,8 @@ enum Fault {
     Connection,
     /// Nothing: this proxy's own bound is reached there.
     Full,
-    /// None of it: who asked broke off.
-    Client,
+    /// Nothing: it gave an answer, or who asked broke off.
+    None,
 }
 
 impl Unsent {
@@ -65,7 +65,16 @@ impl Unsent {
     /// Whoever sent it did not send it to its end.
     pub(super) fn broken(detail: String) -> Self {
         let failure = Failure::new(Reason::BadRequest, detail);
-        Self { failure, message: None, fault: Fault::Client, unseen: false }
+        Self { failure, message: None, fault: Fault::None, unseen: false }
+    }
+
+    /// The application answered with what cannot be carried.
+    pub(super) fn coded(candidate: &Candidate) -> Self {
+        let address = candidate.endpoint.key.address;
+        let detail =
+            format!("the answer of {address} has a transfer coding other than chunked, which would be lost on the way");
+        let failure = Failure::new(Reason::BadRequest, detail).told_with(StatusCode::BAD_GATEWAY);
+        Self { failure, message: None, fault: Fault::None, unseen: false }
     }
 
     /// An HTTP/2 stream ended without an answer.
@@ -134,7 +143,7 @@ impl Tried {
         match fault {
             Fault::Endpoint => candidate.endpoint.failed(began.elapsed()),
             Fault::Connection if !unseen => candidate.endpoint.lost(began.elapsed()),
-            Fault::Connection | Fault::Full | Fault::Client => {}
+            Fault::Connection | Fault::Full | Fault::None => {}
         }
         let more = self.has_more(context, candidate, fault);
         let once = unseen || !std::mem::replace(&mut self.seen, true);

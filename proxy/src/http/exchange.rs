@@ -188,6 +188,9 @@ pub(super) async fn send1(
                 if connection.reused {
                     pool.note(true);
                 }
+                if headers::is_coded(response.headers()) {
+                    return Err(Unsent::coded(candidate));
+                }
                 let (mut head, body) = response.into_parts();
                 if head.status == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(token) = head.headers.get(UPGRADE).cloned()
