@@ -21,6 +21,7 @@ use crate::{
     http::{answer::Failure, exchange::Context, idle::HEAD_DEADLINE, serve1, serve2},
     metrics::Direction,
     outbound::balance::Route,
+    places::Seat,
     pool,
     tcp::{self, Tunnel},
     worker::Worker,
@@ -47,6 +48,7 @@ pub(crate) struct Carried {
     pub(crate) direction: Direction,
     /// `namespace/name` of the service, for metrics of opaque connections.
     pub(crate) service: Rc<str>,
+    pub(crate) seat: Seat,
 }
 
 /// Carries a connection to its end.
@@ -87,7 +89,7 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
         Spoken::Opaque => return Box::pin(tunnel(worker, carried, first, None)).await,
     };
     let drain = worker.drain.watch();
-    let context = context(worker, carried.route, carried.direction, app, carried.service);
+    let context = context(worker, carried.route, carried.direction, app, carried.service, carried.seat);
     let io = Prefixed::new(first.freeze(), carried.stream);
     match spoken {
         Spoken::Http1 => serve1::serve(context, io, drain).await,
@@ -98,8 +100,15 @@ async fn as_spoken(worker: Rc<Worker>, carried: Carried, first: BytesMut, spoken
     }
 }
 
-fn context(worker: Rc<Worker>, route: Route, direction: Direction, app: App, service: Rc<str>) -> Rc<Context> {
-    Rc::new(Context { worker, route, direction, app, service, tunnels: None })
+fn context(
+    worker: Rc<Worker>,
+    route: Route,
+    direction: Direction,
+    app: App,
+    service: Rc<str>,
+    seat: Seat,
+) -> Rc<Context> {
+    Rc::new(Context { worker, route, direction, app, service, tunnels: None, _seat: seat })
 }
 
 /// The client's protocol, or nothing if it said nothing that tells within [`SILENCE`].
@@ -146,7 +155,8 @@ async fn more(stream: &mut TcpStream, first: &mut BytesMut) -> io::Result<usize>
 }
 
 async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMut) {
-    let early = context(Rc::clone(&worker), carried.route, carried.direction, App::Tcp, Rc::clone(&carried.service));
+    let (service, seat) = (Rc::clone(&carried.service), carried.seat.clone());
+    let early = context(Rc::clone(&worker), carried.route, carried.direction, App::Tcp, service, seat);
     let opened = Tunnel::open(&early).await;
     let Some(early) = Rc::into_inner(early) else { return };
     carried.route = early.route;
@@ -174,8 +184,8 @@ async fn dial_early(worker: Rc<Worker>, mut carried: Carried, mut first: BytesMu
 
 /// Opaque bytes to an endpoint of the route.
 async fn tunnel(worker: Rc<Worker>, carried: Carried, first: BytesMut, open: Option<(Tunnel, Rc<pool::Candidate>)>) {
-    let Carried { stream, route, direction, service, .. } = carried;
-    let context = context(Rc::clone(&worker), route, direction, App::Tcp, Rc::clone(&service));
+    let Carried { stream, route, direction, service, seat, .. } = carried;
+    let context = context(Rc::clone(&worker), route, direction, App::Tcp, Rc::clone(&service), seat);
     let opened = match open {
         Some(open) => Ok(open),
         None => Tunnel::open(&context).await,

@@ -19,6 +19,7 @@ use crate::{
     identity::spiffe::SpiffeId,
     metrics::{Direction, PLAINTEXT},
     outbound::{balance::Route, protocol},
+    places::Seat,
     pool::{Candidate, EndpointKey},
     tcp, tls,
     trust::Standing,
@@ -37,7 +38,7 @@ struct Authenticated {
 }
 
 /// Carries a connection of another proxy.
-pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
+pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream, seat: Seat) {
     let Ok(local) = stream.local_addr() else { return };
     let authenticated = match worker.handshakes.run(Box::pin(authenticate(&worker, stream))).await {
         Some(Ok(authenticated)) => authenticated,
@@ -65,6 +66,7 @@ pub(crate) async fn mesh(worker: Rc<Worker>, stream: TcpStream) {
         app,
         service: worker.config.workload.as_str().into(),
         tunnels,
+        _seat: seat,
     });
     serve2::serve(context, Cork::new(stream), drain, Some(standing)).await;
 }
@@ -96,7 +98,7 @@ async fn authenticate(worker: &Worker, stream: TcpStream) -> Result<Authenticate
 }
 
 /// Carries a connection that came without mutual TLS, if the policy lets it.
-pub(crate) async fn plain(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
+pub(crate) async fn plain(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr, seat: Seat) {
     let policy = worker.state.inbound_policy();
     let port = to.port();
     if policy.strict {
@@ -116,9 +118,10 @@ pub(crate) async fn plain(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
         stream,
         port,
         declared: protocol(&policy.ports, port),
-        route: Route::Direct(Rc::new(Candidate { endpoint, series })),
+        route: Route::Plain(Rc::new(Candidate { endpoint, series })),
         direction: DIRECTION,
         service: worker.config.workload.as_str().into(),
+        seat,
     };
     carry::carry(worker, carried).await;
 }

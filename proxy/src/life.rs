@@ -67,6 +67,7 @@ pub fn run(var: impl Fn(&str) -> Option<String>) -> Result<(), LifeError> {
         // Without the small program this one stands by itself.
         drop(slots::become_program(slots::STANDBY_PROGRAM, &[]));
     })?;
+    serving.note_term();
     // Only now is anything built: a standby costs next to nothing.
     logs::start(&var);
     let settings = Settings::read(&var)?;

@@ -11,8 +11,16 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    bootstrap::Reason, dataplane::Destination, drain::Phase, http::answer::Failure, inbound, metrics::Direction,
-    outbound, places::Places, pool, tcp, worker::Worker,
+    bootstrap::Reason,
+    dataplane::Destination,
+    drain::Phase,
+    http::answer::Failure,
+    inbound,
+    metrics::Direction,
+    outbound,
+    places::{Places, Seat},
+    pool, tcp,
+    worker::Worker,
 };
 
 /// Connections waiting to be accepted.
@@ -96,23 +104,22 @@ fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, places: &'static Pl
         worker.refused(door.direction(), &Failure::new(Reason::Overloaded, detail));
         return tcp::reset_on_close(&stream);
     };
-    let counted = worker.drain.open();
+    let seat = Seat::new(place, worker.drain.open());
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         match door {
-            Door::Mesh => inbound::mesh(worker, stream).await,
+            Door::Mesh => inbound::mesh(worker, stream, seat).await,
             Door::Outbound => {
                 if let Some(to) = destination(worker.config.outbound_to, &stream) {
-                    outbound::serve(worker, stream, to).await;
+                    outbound::serve(worker, stream, to, seat).await;
                 }
             }
             Door::Plain => {
                 if let Some(to) = destination(worker.config.plain_to, &stream) {
-                    inbound::plain(worker, stream, to).await;
+                    inbound::plain(worker, stream, to, seat).await;
                 }
             }
         }
-        drop((counted, place));
     });
 }
 
@@ -169,9 +176,21 @@ mod tests {
         let to = listener.local_addr().unwrap();
         let stream = || TcpStream::connect(to);
         for (what, size, most) in [
-            ("outbound", size_of_val(&outbound::serve(Rc::clone(&worker), stream().await.unwrap(), to)), 2560),
-            ("plain inbound", size_of_val(&inbound::plain(Rc::clone(&worker), stream().await.unwrap(), to)), 2560),
-            ("mesh inbound", size_of_val(&inbound::mesh(Rc::clone(&worker), stream().await.unwrap())), 10_240),
+            (
+                "outbound",
+                size_of_val(&outbound::serve(Rc::clone(&worker), stream().await.unwrap(), to, Seat::nothing())),
+                2560,
+            ),
+            (
+                "plain inbound",
+                size_of_val(&inbound::plain(Rc::clone(&worker), stream().await.unwrap(), to, Seat::nothing())),
+                2560,
+            ),
+            (
+                "mesh inbound",
+                size_of_val(&inbound::mesh(Rc::clone(&worker), stream().await.unwrap(), Seat::nothing())),
+                10_240,
+            ),
         ] {
             assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");
         }

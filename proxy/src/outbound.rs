@@ -17,6 +17,7 @@ use crate::{
     },
     http::answer::Failure,
     metrics::{Direction, PLAINTEXT},
+    places::Seat,
     pool::{Candidate, EndpointKey},
     worker::Worker,
 };
@@ -24,7 +25,7 @@ use crate::{
 use balance::{Pod, Route};
 
 /// Carries a connection to where the application wanted it.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr, seat: Seat) {
     let direction = Direction::Outbound;
     let target = match worker.state.peek(to.ip()) {
         Some(target) => target,
@@ -54,7 +55,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, to: SocketAddr)
             }
         }
     };
-    let carried = Carried { stream, port: to.port(), declared, route, direction, service };
+    let carried = Carried { stream, port: to.port(), declared, route, direction, service, seat };
     carry::carry(worker, carried).await;
 }
 

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use crate::listen::Door;
+use crate::{drain::Open, listen::Door};
 
 /// Each door's own share of all places is one of so many; the rest is anybody's.
 const SHARES: usize = 8;
@@ -34,6 +34,24 @@ pub(crate) struct Places {
 
 /// One connection's.
 pub(crate) struct Place(&'static AtomicUsize);
+
+/// What a connection counts as until it is over: it takes a place, and a drain waits for it. Whatever carries it on when it is one of
+/// HTTP no more shares this.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    _of: Option<Rc<(Place, Open)>>,
+}
+
+impl Seat {
+    pub(crate) fn new(place: Place, open: Open) -> Self {
+        Self { _of: Some(Rc::new((place, open))) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Self {
+        Self { _of: None }
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {

@@ -88,6 +88,12 @@ impl Serving {
         self.told.load(Ordering::SeqCst)
     }
 
+    /// From now on a SIGTERM is only noted: there is something to end in order. Until then it ends the process at once, so that none is
+    /// lost that comes while a standby becomes the proxy.
+    pub fn note_term(&self) {
+        self.exits.store(false, Ordering::SeqCst);
+    }
+
     /// From now on the next SIGTERM ends the process at once.
     pub fn exit_on_next_term(&self) {
         self.exits.store(true, Ordering::SeqCst);
@@ -126,7 +132,7 @@ pub fn become_program(name: &str, arguments: &[&str]) -> io::Error {
     }
 }
 
-/// Waits until this slot may serve. A SIGTERM meanwhile ends the process with status 0. When the other slot serves, `busy`
+/// Waits until this slot may serve. A SIGTERM ends the process with status 0, then and until [`Serving::note_term`]. When the other slot serves, `busy`
 /// is called first: it may turn the process into a smaller one.
 ///
 /// # Errors
@@ -168,7 +174,6 @@ pub fn take(dir: &Path, slot: &str, busy: impl FnOnce()) -> Result<Serving, Slot
         }
         Next::Fail(e) => return Err(file(&path, e.into())),
     }
-    exits.store(false, Ordering::SeqCst);
     Ok(Serving { _lock: lock, exits, told })
 }
 
@@ -225,6 +230,16 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value, serde_json::json!({"version": VERSION, "role": "standby"}));
         assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn who_may_serve_and_has_not_begun_to_ends_at_once_when_told_to() {
+        let dir = std::env::temp_dir().join(format!("bowline-take-{}", std::process::id()));
+        let serving = take(&dir, "a", || ()).unwrap();
+        assert!(serving.exits.load(Ordering::SeqCst));
+        serving.note_term();
+        assert!(!serving.exits.load(Ordering::SeqCst));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     bootstrap::{REASON_HEADER, Reason, tunnel::App},
     drain::Phase,
     http::{
+        again::Unsent,
         answer::{Failure, refusal},
         exchange::{Context, Tried},
         pump, serve2,
@@ -195,22 +196,25 @@ impl Tunnel {
             let opened = if candidate.endpoint.key.identity.is_some() {
                 Self::mesh(context, &candidate).await
             } else {
-                pool::connect(candidate.endpoint.key.address).await.map(Self::Plain)
+                let connected = pool::connect(candidate.endpoint.key.address).await;
+                connected.map(Self::Plain).map_err(|failure| Unsent::unseen(failure, None))
             };
             match opened {
                 Ok(tunnel) => {
                     candidate.endpoint.reached();
                     return Ok((tunnel, candidate));
                 }
-                Err(failure) => tried.failed(context, &candidate, failure)?,
+                Err(unsent) => tried.unopened(context, &candidate, unsent)?,
             }
         }
     }
 
-    async fn mesh(context: &Context, candidate: &Candidate) -> Result<Self, Failure> {
+    async fn mesh(context: &Context, candidate: &Candidate) -> Result<Self, Unsent> {
         let address = candidate.endpoint.key.address;
-        let stream = candidate.endpoint.h2(App::Tcp).stream(&context.worker).await?;
-        let lost = |e: h2::Error| Failure::new(Reason::ConnectionLost, format!("{address}: no tunnel: {e}"));
+        let refused = |failure| Unsent::unseen(failure, None);
+        let stream = candidate.endpoint.h2(App::Tcp).stream(&context.worker).await.map_err(refused)?;
+        // That of a kept connection that had ended before anybody noticed, most likely.
+        let lost = |e: h2::Error| Unsent::lost(candidate, &e, None);
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.version_mut() = Version::HTTP_2;
@@ -221,7 +225,7 @@ impl Tunnel {
         let answer = answer.await.map_err(lost)?;
         if !answer.status().is_success() {
             let why = answer.headers().get(REASON_HEADER).and_then(|r| r.to_str().ok()).unwrap_or("no reason given");
-            return Err(Failure::new(Reason::ConnectFailed, format!("the proxy at {address} refused: {why}")));
+            return Err(refused(Failure::new(Reason::ConnectFailed, format!("the proxy at {address} refused: {why}"))));
         }
         Ok(Self::Mesh { into, from: answer.into_body(), early: None, _stream: stream })
     }

@@ -26,6 +26,8 @@ mod near;
 mod opaque;
 #[path = "traffic/policy.rs"]
 mod policy;
+#[path = "traffic/resets.rs"]
+mod resets;
 #[path = "traffic/retries.rs"]
 mod retries;
 #[path = "traffic/rotation.rs"]

@@ -73,6 +73,8 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct State {
     inbound: ArcSwapOption<InboundPolicy>,
+    /// Wakes those who wait for another inbound policy.
+    inbound_changed: Notify,
     /// What holds until the control plane has spoken: nobody without mutual TLS.
     strict: Arc<InboundPolicy>,
     tables: Mutex<Tables>,
@@ -102,6 +104,7 @@ impl State {
     fn with(fixed: bool, max_addresses: usize) -> Self {
         Self {
             inbound: ArcSwapOption::empty(),
+            inbound_changed: Notify::new(),
             strict: Arc::new(InboundPolicy { strict: true, ports: Vec::new() }),
             tables: Mutex::default(),
             wanted: watch::Sender::new(0),
@@ -116,6 +119,24 @@ impl State {
     #[must_use]
     pub fn inbound_policy(&self) -> Arc<InboundPolicy> {
         self.inbound.load_full().unwrap_or_else(|| Arc::clone(&self.strict))
+    }
+
+    /// Whether nobody is let in without mutual TLS.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.inbound.load().as_ref().is_none_or(|policy| policy.strict)
+    }
+
+    /// Waits until nobody is let in without mutual TLS.
+    pub async fn strict(&self) {
+        loop {
+            // Made before the look, so no change can slip in between.
+            let changed = self.inbound_changed.notified();
+            if self.is_strict() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether the control plane told the inbound policy.
@@ -253,6 +274,7 @@ impl State {
     /// Records what this pod demands of its callers.
     pub fn set_inbound_policy(&self, policy: Arc<InboundPolicy>) {
         self.inbound.store(Some(policy));
+        self.inbound_changed.notify_waiters();
     }
 
     /// Records whether the control stream is up.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 
 use super::{
     answer::{Failure, REASON},
@@ -27,7 +27,7 @@ use crate::{
 const ATTEMPTS: usize = 3;
 
 /// A request that got no answer.
-pub(super) struct Unsent {
+pub(crate) struct Unsent {
     pub(super) failure: Failure,
     /// The request, if it may be sent again and is still whole.
     message: Option<Box<Request<Payload>>>,
@@ -43,14 +43,18 @@ enum Fault {
     Endpoint,
     /// A connection ended; another one may do.
     Connection,
-    /// None of it: who asked broke off.
-    Client,
+    /// Nothing: this proxy's own bound is reached there.
+    Full,
+    /// Nothing: it gave an answer, or who asked broke off.
+    None,
 }
 
 impl Unsent {
     /// It did not get through.
-    pub(super) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
-        Self { failure, message, fault: Fault::Endpoint, unseen: true }
+    pub(crate) fn unseen(failure: Failure, message: Option<Box<Request<Payload>>>) -> Self {
+        // The pools say so alone; what the endpoint's proxy says is not theirs.
+        let fault = if failure.reason == Reason::Overloaded { Fault::Full } else { Fault::Endpoint };
+        Self { failure, message, fault, unseen: true }
     }
 
     /// It may have been seen, and must not be seen twice.
@@ -61,11 +65,20 @@ impl Unsent {
     /// Whoever sent it did not send it to its end.
     pub(super) fn broken(detail: String) -> Self {
         let failure = Failure::new(Reason::BadRequest, detail);
-        Self { failure, message: None, fault: Fault::Client, unseen: false }
+        Self { failure, message: None, fault: Fault::None, unseen: false }
+    }
+
+    /// The application answered with what cannot be carried.
+    pub(super) fn coded(candidate: &Candidate) -> Self {
+        let address = candidate.endpoint.key.address;
+        let detail =
+            format!("the answer of {address} has a transfer coding other than chunked, which would be lost on the way");
+        let failure = Failure::new(Reason::BadRequest, detail).told_with(StatusCode::BAD_GATEWAY);
+        Self { failure, message: None, fault: Fault::None, unseen: false }
     }
 
     /// An HTTP/2 stream ended without an answer.
-    pub(super) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
+    pub(crate) fn lost(candidate: &Candidate, e: &h2::Error, spare: Option<Box<Parts>>) -> Self {
         if e.is_reset() && !e.is_remote() && !e.is_library() {
             return Self::broken(format!("the request's body broke off: {e}"));
         }
@@ -82,7 +95,8 @@ impl Unsent {
     pub(super) fn refused(candidate: &Candidate, reason: Reason, spare: Option<Box<Parts>>) -> Self {
         let address = candidate.endpoint.key.address;
         let detail = format!("the proxy of {address} did not get through to its application: {}", reason.as_str());
-        Self::unseen(Failure::new(reason, detail), spare.map(whole))
+        let failure = Failure::new(reason, detail);
+        Self { failure, message: spare.map(whole), fault: Fault::Endpoint, unseen: true }
     }
 }
 
@@ -103,10 +117,18 @@ impl Tried {
         self.failed.contains(&Rc::as_ptr(endpoint))
     }
 
-    /// Notes a failure; gives it back when it was one too many.
-    pub(crate) fn failed(&mut self, context: &Context, candidate: &Candidate, failure: Failure) -> Result<(), Failure> {
-        candidate.endpoint.failed(Duration::ZERO);
-        if self.has_more(context, candidate, Fault::Endpoint) { Ok(()) } else { Err(failure) }
+    /// Whether it is the first attempt.
+    pub(crate) fn is_none(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// Notes why an opaque connection was not opened, of which nothing was sent yet; gives it back when it was one too many.
+    pub(crate) fn unopened(&mut self, context: &Context, candidate: &Candidate, unsent: Unsent) -> Result<(), Failure> {
+        let Unsent { failure, fault, .. } = unsent;
+        if fault == Fault::Endpoint {
+            candidate.endpoint.failed(Duration::ZERO);
+        }
+        if self.has_more(context, candidate, fault) { Ok(()) } else { Err(failure) }
     }
 
     /// Notes a failure of an attempt that `began` then; gives the request, to be sent again, or the failure.
@@ -121,7 +143,7 @@ impl Tried {
         match fault {
             Fault::Endpoint => candidate.endpoint.failed(began.elapsed()),
             Fault::Connection if !unseen => candidate.endpoint.lost(began.elapsed()),
-            Fault::Connection | Fault::Client => {}
+            Fault::Connection | Fault::Full | Fault::None => {}
         }
         let more = self.has_more(context, candidate, fault);
         let once = unseen || !std::mem::replace(&mut self.seen, true);
@@ -151,4 +173,54 @@ pub(super) fn refused_there<B>(candidate: &Candidate, response: &Response<B>, en
     }
     let said = response.headers().get(REASON)?;
     [Reason::ConnectFailed, Reason::Overloaded, Reason::ConnectionLost].into_iter().find(|r| said == r.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        bootstrap::tunnel::App,
+        control::state::State,
+        dataplane::Config,
+        drain::Drain,
+        http::exchange::exchange,
+        identity::store::Store,
+        metrics::{Direction, Metrics, PLAINTEXT},
+        outbound::balance::Route,
+        places::Seat,
+        pool::EndpointKey,
+        worker::Worker,
+    };
+
+    /// Requests to an endpoint to which so many connections may be open.
+    fn context(most: usize) -> (Context, Rc<Endpoint>) {
+        let metrics = Metrics::new();
+        let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
+        let config = Arc::new(Config::for_pod("a/b".into(), 1));
+        let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Drain::new());
+        // Nobody listens there.
+        let key = EndpointKey { address: ([127, 0, 0, 1], 1).into(), identity: None };
+        let endpoint = Rc::new(Endpoint::new(key, 1, most));
+        let route = Route::Direct(Rc::new(Candidate { endpoint: Rc::clone(&endpoint), series }));
+        let (direction, app, service) = (Direction::Outbound, App::Http1, "a/b".into());
+        let context = Context { worker, route, direction, app, service, tunnels: None, _seat: Seat::nothing() };
+        (context, endpoint)
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_not_to_blame_for_the_bound_of_this_proxy() {
+        for (most, reason, avoided) in [(0, Reason::Overloaded, false), (1, Reason::ConnectFailed, true)] {
+            let (context, endpoint) = context(most);
+            let (head, ()) = Request::new(()).into_parts();
+            let Err(failure) = exchange(&context, head, Payload::empty(), Instant::now()).await else {
+                panic!("nobody answers");
+            };
+            assert_eq!(failure.reason, reason, "{failure}");
+            let now = Instant::now();
+            assert_eq!(endpoint.is_avoided(now), avoided, "{failure}");
+            assert_eq!(endpoint.cost(now) >= 1e6, avoided, "{failure}: {}", endpoint.cost(now));
+        }
+    }
 }

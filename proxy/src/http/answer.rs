@@ -20,16 +20,28 @@ pub(crate) struct Failure {
     pub(crate) detail: Box<str>,
     /// No application has seen the request, and there is somebody to ask: whoever sent it may send it again.
     pub(crate) repeat: bool,
+    /// Another status than the reason's own.
+    status: Option<StatusCode>,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, detail: impl Into<Box<str>>) -> Self {
-        Self { reason, detail: detail.into(), repeat: false }
+        Self { reason, detail: detail.into(), repeat: false, status: None }
+    }
+
+    /// The same, told with `status`.
+    pub(crate) fn told_with(self, status: StatusCode) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
+    /// The status that it is told with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| status(self.reason))
     }
 }
 
 /// The status that a reason is told with.
-pub(crate) fn status(reason: Reason) -> StatusCode {
+fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::MtlsRequired => StatusCode::FORBIDDEN,
         Reason::BadRequest => StatusCode::BAD_REQUEST,
@@ -73,7 +85,7 @@ pub(crate) fn refusal(failure: &Failure, grpc: bool) -> Response<Payload> {
         let text = format!("bowline: {failure}\n");
         let length = text.len();
         let mut response = Response::new(Payload::once(Bytes::from(text)));
-        *response.status_mut() = status(failure.reason);
+        *response.status_mut() = failure.status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         response

@@ -27,6 +27,7 @@ use crate::{
     bootstrap::{Reason, tunnel::App},
     metrics::Direction,
     outbound::balance::Route,
+    places::Seat,
     pool::{Candidate, Stream2},
     worker::Worker,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) service: Rc<str>,
     /// Counts tunnels from other proxies.
     pub(crate) tunnels: Option<Arc<AtomicU64>>,
+    /// What the connection counts as.
+    pub(crate) _seat: Seat,
 }
 
 /// A request in flight at an endpoint; it counts as given up unless its outcome is noted.
@@ -185,6 +188,9 @@ pub(super) async fn send1(
                 if connection.reused {
                     pool.note(true);
                 }
+                if headers::is_coded(response.headers()) {
+                    return Err(Unsent::coded(candidate));
+                }
                 let (mut head, body) = response.into_parts();
                 if head.status == StatusCode::SWITCHING_PROTOCOLS
                     && let Some(token) = head.headers.get(UPGRADE).cloned()
@@ -267,8 +273,15 @@ mod tests {
         let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
         let drain = worker.drain.watch();
         let service = Rc::from("a/b");
-        let context =
-            Rc::new(Context { worker, route, direction: Direction::Outbound, app: App::Http1, service, tunnels: None });
+        let context = Rc::new(Context {
+            worker,
+            route,
+            direction: Direction::Outbound,
+            app: App::Http1,
+            service,
+            tunnels: None,
+            _seat: Seat::nothing(),
+        });
         let (head, ()) = Request::new(()).into_parts();
         let request = exchange(&context, head, Payload::empty(), Instant::now());
         let sizes = [

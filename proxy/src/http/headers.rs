@@ -49,6 +49,15 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a message of HTTP/1 has a transfer coding that the codec does not undo. The header belongs to the connection, and without it
+/// nobody could (RFC 9112, section 6.1).
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    let fine =
+        |coding: &[u8]| [&b"chunked"[..], b"identity"].iter().any(|f| coding.trim_ascii().eq_ignore_ascii_case(f));
+    codings.next().is_some_and(|first| !fine(first)) || codings.next().is_some()
+}
+
 /// Takes out what only proxies say to each other: nobody else is to be believed.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
     if headers.keys().any(is_own) {
@@ -107,6 +116,27 @@ mod tests {
         let mut h = map(&[("te", "gzip")]);
         strip(&mut h);
         assert!(h.is_empty());
+    }
+
+    #[test]
+    fn chunks_alone_are_undone() {
+        for (values, coded) in [
+            (&[][..], false),
+            (&["chunked"], false),
+            (&[" Chunked "], false),
+            (&["identity"], false),
+            (&["gzip"], true),
+            (&["gzip, chunked"], true),
+            (&["gzip", "chunked"], true),
+            (&["chunked", "chunked"], true),
+            (&["chunked;q=1"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_coded(&headers), coded, "{values:?}");
+        }
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn poll_h2(body: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Resul
             let released = body.flow_control().release_capacity(data.len());
             Poll::Ready(Some(released.map(|()| Frame::data(data)).map_err(BodyError::from)))
         }
-        Some(Err(e)) if e.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        // NO_ERROR too: after a whole message (RFC 9113, section 8.1) the codec says that it ended, not that it was reset.
         Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
         None => match ready!(body.poll_trailers(cx)) {
             Ok(trailers) => Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t)))),

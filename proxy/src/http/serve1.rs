@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     MAX_HEAD, MAX_HEADERS,
-    answer::{Failure, is_grpc, plain_answer, refusal, status},
+    answer::{Failure, is_grpc, plain_answer, refusal},
     exchange::{Context, exchange},
     expect::{Gate, is_expected},
     headers,
@@ -159,7 +159,7 @@ async fn answer(
     let mut response = carry(&context, &carried, request, started).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         carried.traffic().switch();
-    } else if context.route.is_over() {
+    } else if context.route.is_over(&context.worker) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| body.carried(carried)))
@@ -171,6 +171,11 @@ async fn carry(
     request: Request<Incoming>,
     started: std::time::Instant,
 ) -> Response<Payload> {
+    if headers::is_coded(request.headers()) {
+        let detail = "its body has a transfer coding other than chunked, which would be lost on the way";
+        let failure = Failure::new(Reason::BadRequest, detail).told_with(StatusCode::NOT_IMPLEMENTED);
+        return refused(context, &failure, false);
+    }
     let whole = request.body().is_end_stream();
     if whole && let Some(token) = headers::wanted_upgrade(&request) {
         return Box::pin(upgrade::switch(Rc::clone(context), request, token, started)).await;
@@ -202,7 +207,7 @@ pub(super) fn refused(context: &Context, failure: &Failure, grpc: bool) -> Respo
     context.worker.refused(context.direction, failure);
     // Nobody answered, so nobody is named.
     let series = context.worker.metrics.http(context.direction, &context.service, UNKNOWN);
-    series.answered(status(failure.reason));
+    series.answered(failure.status());
     refusal(failure, grpc)
 }
 

@@ -159,8 +159,7 @@ async fn to_application(candidate: &Rc<Candidate>, mut head: Parts, token: &Head
 
 /// Copies between a client and the far end that switched, once both have.
 fn carry(context: Rc<Context>, client: OnUpgrade, far: Far, load: InFlight<Rc<Candidate>>) {
-    // The connection it came by has ended as one of HTTP; a drain waits for it all the same.
-    let open = context.worker.drain.open();
+    // The connection it came by has ended as one of HTTP; with the context it goes on holding its place, and a drain waits for it.
     tokio::task::spawn_local(async move {
         let (worker, direction) = (&context.worker, context.direction);
         match far {
@@ -176,7 +175,7 @@ fn carry(context: Rc<Context>, client: OnUpgrade, far: Far, load: InFlight<Rc<Ca
                 }
             }
         }
-        drop((load, open));
+        drop(load);
     });
 }
 

@@ -28,6 +28,8 @@ use super::eligible::eligible;
 pub(crate) enum Route {
     /// To exactly this endpoint.
     Direct(Rc<Candidate>),
+    /// To the application of this pod, for somebody who came in plain: as long as the policy lets them.
+    Plain(Rc<Candidate>),
     /// To the pod that was addressed.
     Pod(Box<Pod>),
     /// To any endpoint of a Service's port.
@@ -97,6 +99,13 @@ impl Route {
     pub(crate) fn pick(&self, worker: &Rc<Worker>, tried: &Tried) -> Result<Rc<Candidate>, Failure> {
         match self {
             Self::Direct(candidate) => Ok(Rc::clone(candidate)),
+            // What is under way finishes, with another attempt if it takes one.
+            Self::Plain(_) if tried.is_none() && worker.state.is_strict() => {
+                let detail =
+                    "it came in plain on a connection that is older than the policy: this workload is Strict now";
+                Err(Failure::new(Reason::MtlsRequired, detail))
+            }
+            Self::Plain(candidate) => Ok(Rc::clone(candidate)),
             Self::Pod(pod) => Ok(Rc::clone(&pod.candidate)),
             Self::Balanced(balancer) => balancer.pick(worker, tried),
         }
@@ -105,7 +114,7 @@ impl Route {
     /// Whether there is an endpoint that was not tried.
     pub(crate) fn has_other(&self, worker: &Rc<Worker>, tried: &Tried) -> bool {
         match self {
-            Self::Direct(_) | Self::Pod(_) => false,
+            Self::Direct(_) | Self::Plain(_) | Self::Pod(_) => false,
             Self::Balanced(balancer) => {
                 balancer.refresh(worker);
                 balancer.table.borrow().candidates.iter().any(|c| !tried.contains(&c.endpoint))
@@ -120,9 +129,10 @@ impl Route {
         }
     }
 
-    /// Whether connections to it are over: see [`Pod`].
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether connections to it are over: see [`Pod`] and [`Route::Plain`].
+    pub(crate) fn is_over(&self, worker: &Worker) -> bool {
         match self {
+            Self::Plain(_) => worker.state.is_strict(),
             Self::Pod(pod) => pod.over.get(),
             Self::Direct(_) | Self::Balanced(_) => false,
         }
@@ -131,6 +141,7 @@ impl Route {
     /// Waits until connections to it are over.
     pub(crate) async fn over(&self, worker: &Worker) {
         match self {
+            Self::Plain(_) => Box::pin(worker.state.strict()).await,
             Self::Pod(pod) => Box::pin(pod.wait(&worker.state)).await,
             Self::Direct(_) | Self::Balanced(_) => std::future::pending().await,
         }

@@ -57,7 +57,8 @@ impl Pods {
         let (client, accepted) = tokio::join!(TcpStream::connect(door.local_addr().unwrap()), door.accept());
         let (route, service) = direct(&self.worker, Arc::clone(&self.known), self.to);
         let (stream, direction) = (accepted.unwrap().0, Direction::Outbound);
-        let carried = Carried { stream, port: self.to.port(), declared, route, direction, service };
+        let seat = crate::places::Seat::nothing();
+        let carried = Carried { stream, port: self.to.port(), declared, route, direction, service, seat };
         tokio::task::spawn_local(carry::carry(Rc::clone(&self.worker), carried));
         client.unwrap()
     }

@@ -138,3 +138,32 @@ async fn a_reader_that_does_not_read_stops_the_sender() {
     }
     assert_eq!(rest, LARGE);
 }
+
+#[tokio::test]
+async fn a_transfer_coding_that_would_get_lost_is_refused() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::new(app.address, Protocol::Http1);
+    mesh.policy(false);
+    for to in [mesh.client.handle.outbound, mesh.server.handle.plain] {
+        let request = "POST /length HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let head = soon("refusal", read_head(&mut stream)).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 501") && head.contains("bowline-reason: bad-request"), "{head}");
+    }
+    assert_eq!(app.begun.load(Ordering::SeqCst), 0);
+    let address = application::raw(2, |mut stream| async move {
+        read_head(&mut stream).await.unwrap();
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let mesh = Mesh::new(address, Protocol::Http1);
+    mesh.policy(false);
+    for to in [mesh.client.handle.outbound, mesh.server.handle.plain] {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let answer = soon("answer", say(TcpStream::connect(to).await.unwrap(), request)).await;
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("bowline-reason: bad-request"), "{answer}");
+    }
+}

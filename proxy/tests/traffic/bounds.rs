@@ -154,3 +154,52 @@ async fn a_tunnel_is_waited_for_too() {
     assert!(soon("drained", drained).await.unwrap());
     drop(server);
 }
+
+#[tokio::test]
+async fn a_connection_that_was_upgraded_keeps_its_place() {
+    let app = application::http1(2).await;
+    let mesh = Mesh::with(app.address, Protocol::Http1, |client, server| {
+        client.max_connections = 2;
+        server.max_connections = 2;
+    });
+    mesh.policy(false);
+    let head =
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+    for (to, handle, direction) in [
+        (mesh.server.handle.plain, &mesh.server.handle, Direction::Inbound),
+        (mesh.client.handle.outbound, &mesh.client.handle, Direction::Outbound),
+    ] {
+        let mut sockets = Vec::new();
+        for n in 1..=2_u8 {
+            let mut socket = TcpStream::connect(to).await.unwrap();
+            socket.write_all(head.as_bytes()).await.unwrap();
+            let answer = soon("head", application::read_head(&mut socket)).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+            socket.write_all(&[n]).await.unwrap();
+            // By now it is one of HTTP no more.
+            assert_eq!(soon("echo", socket.read_u8()).await.unwrap(), n);
+            sockets.push(socket);
+        }
+        let refused = || handle.metrics().refused_count(direction, Reason::Overloaded);
+        let ended = match TcpStream::connect(to).await {
+            Ok(mut third) => soon("refused", third.read(&mut [0; 1])).await.map(|_| ()),
+            Err(e) => Err(e),
+        };
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(refused(), 1);
+        drop(sockets);
+        let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        // A reset means that the end of the others has not been noticed yet.
+        let again = async {
+            loop {
+                let Ok(mut stream) = TcpStream::connect(to).await else { continue };
+                let mut answer = Vec::new();
+                let _ = stream.write_all(get.as_bytes()).await;
+                if stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 200") {
+                    return;
+                }
+            }
+        };
+        soon("their places are given back", again).await;
+    }
+}

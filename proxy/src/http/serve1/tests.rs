@@ -54,7 +54,15 @@ impl Served {
         let endpoint = Rc::new(Endpoint::new(EndpointKey { address: to, identity: None }, 1, 1));
         let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
         let (direction, service) = (Direction::Outbound, Rc::from("a/b"));
-        let context = Rc::new(Context { worker, route, direction, app: App::Http1, service, tunnels: None });
+        let context = Rc::new(Context {
+            worker,
+            route,
+            direction,
+            app: App::Http1,
+            service,
+            tunnels: None,
+            _seat: crate::places::Seat::nothing(),
+        });
         let io = Prefixed::new(bytes::Bytes::new(), accepted);
         tokio::task::spawn_local(serve(Rc::clone(&context), io, drain.watch()));
         Self { client, context, drain }
