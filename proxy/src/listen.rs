@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use crate::{
     inbound,
     metrics::Direction,
     outbound,
-    places::{Places, Seat},
+    places::{Places, Seat, Taken},
     pool, tcp,
     worker::Worker,
 };
@@ -84,7 +84,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener
             () = drain.reached(Phase::Draining) => return,
         };
         match accepted {
-            Ok((stream, _)) => admit(&worker, door, stream, places),
+            Ok((stream, peer)) => admit(&worker, door, stream, peer.ip(), places),
             // It ended before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
@@ -97,14 +97,19 @@ pub(crate) async fn accept(worker: Rc<Worker>, door: Door, listener: TcpListener
     }
 }
 
-fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, places: &'static Places) {
-    let Some(place) = places.take(door) else {
+fn admit(worker: &Rc<Worker>, door: Door, stream: TcpStream, peer: IpAddr, places: &'static Places) {
+    let taken = match door {
+        Door::Mesh => places.take_mesh(peer).map(Taken::Peer),
+        Door::Outbound | Door::Plain => places.take(door).map(Taken::Door),
+    };
+    let Some(taken) = taken else {
         let most = worker.config.max_connections;
-        let detail = format!("too many connections are open: {most} in all, and no place is left for this way");
+        let detail =
+            format!("too many connections are open: of {most} in all no place is left for this way, or for {peer}");
         worker.refused(door.direction(), &Failure::new(Reason::Overloaded, detail));
         return tcp::reset_on_close(&stream);
     };
-    let seat = Seat::new(place, worker.drain.open());
+    let seat = Seat::new(taken, worker.drain.open());
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         match door {

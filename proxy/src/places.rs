@@ -3,9 +3,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     rc::Rc,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,21 +34,42 @@ pub(crate) struct Places {
     common: AtomicUsize,
     each: usize,
     rest: usize,
+    /// What each address has of the door for other proxies. No longer than there are places.
+    peers: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// One connection's.
 pub(crate) struct Place(&'static AtomicUsize);
 
+/// One that counts for the address that it came from.
+pub(crate) struct PeerPlace {
+    _place: Place,
+    places: &'static Places,
+    peer: IpAddr,
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        self.places.give_back(self.peer);
+    }
+}
+
 /// What a connection counts as until it is over: it takes a place, and a drain waits for it. Whatever carries it on when it is one of
 /// HTTP no more shares this.
 #[derive(Clone)]
 pub(crate) struct Seat {
-    _of: Option<Rc<(Place, Open)>>,
+    _of: Option<Rc<(Taken, Open)>>,
+}
+
+/// A place, however it is counted.
+pub(crate) enum Taken {
+    Door(#[expect(dead_code, reason = "it is there to be dropped")] Place),
+    Peer(#[expect(dead_code, reason = "it is there to be dropped")] PeerPlace),
 }
 
 impl Seat {
-    pub(crate) fn new(place: Place, open: Open) -> Self {
-        Self { _of: Some(Rc::new((place, open))) }
+    pub(crate) fn new(taken: Taken, open: Open) -> Self {
+        Self { _of: Some(Rc::new((taken, open))) }
     }
 
     #[cfg(test)]
@@ -62,7 +87,47 @@ impl Drop for Place {
 impl Places {
     pub(crate) fn new(all: usize) -> Self {
         let each = all / SHARES;
-        Self { own: Default::default(), common: AtomicUsize::new(0), each, rest: all - 3 * each }
+        Self {
+            own: Default::default(),
+            common: AtomicUsize::new(0),
+            each,
+            rest: all - 3 * each,
+            peers: Mutex::default(),
+        }
+    }
+
+    /// A place at the door for other proxies. One address gets half of them at most: nobody closes it to all others alone.
+    pub(crate) fn take_mesh(&'static self, peer: IpAddr) -> Option<PeerPlace> {
+        let peer = peer.to_canonical();
+        let most = ((self.each + self.rest) / 2).max(1);
+        {
+            let mut peers = self.peers();
+            let taken = peers.entry(peer).or_default();
+            if *taken >= most {
+                return None;
+            }
+            *taken += 1;
+        }
+        let place = self.take(Door::Mesh);
+        if place.is_none() {
+            self.give_back(peer);
+        }
+        Some(PeerPlace { _place: place?, places: self, peer })
+    }
+
+    fn give_back(&self, peer: IpAddr) {
+        let mut peers = self.peers();
+        if let Some(taken) = peers.get_mut(&peer) {
+            *taken = taken.saturating_sub(1);
+            if *taken == 0 {
+                peers.remove(&peer);
+            }
+        }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing panics while the lock is held; should it, the counts are still whole.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place, if there is one.
@@ -150,6 +215,24 @@ mod tests {
         held.truncate(1);
         let outbound: Vec<Place> = std::iter::from_fn(|| places.take(Door::Outbound)).collect();
         assert_eq!(outbound.len(), 12);
+    }
+
+    #[test]
+    fn no_address_closes_the_door_for_other_proxies_alone() {
+        let places: &'static Places = Box::leak(Box::new(Places::new(16)));
+        let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut held: Vec<_> = std::iter::from_fn(|| places.take_mesh(one)).collect();
+        assert_eq!(held.len(), 6);
+        let mapped = "::ffff:10.0.0.1".parse().unwrap();
+        assert!(places.take_mesh(mapped).is_none(), "in either form");
+        let other: Vec<_> = std::iter::from_fn(|| places.take_mesh(two)).collect();
+        assert_eq!(other.len(), 6);
+        held.pop();
+        assert!(places.take_mesh(one).is_some());
+        drop((held, other));
+        assert!(places.peers().is_empty(), "who has none is forgotten");
+        let all: Vec<_> = std::iter::from_fn(|| places.take(Door::Mesh)).collect();
+        assert!(all.len() == 12 && places.take_mesh(one).is_none() && places.peers().is_empty());
     }
 
     #[tokio::test]
