@@ -402,7 +402,7 @@ async fn a_proxy_has_one_stream_the_latest() {
     for _ in 0..3 {
         let mut next = open(&plane, Some(ID), hello()).await.unwrap();
         next.resources(2).await;
-        let status = first.end().await;
+        let status = tokio::time::timeout(DEADLINE, first.end()).await.expect("two streams of one slot");
         assert_eq!(status.code(), Code::Aborted, "{status:?}");
         assert!(status.message().contains("opened another stream"), "{status:?}");
         first = next;
