@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod evidence;
+mod hellos;
 pub mod index;
 pub mod key;
 mod latest;

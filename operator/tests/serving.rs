@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "serving/bounds.rs"]
+mod bounds;
 #[path = "serving/plane.rs"]
 mod plane;
 
@@ -22,11 +24,7 @@ use bowline_proxy::{
 use plane::{ID, MESH, Plane};
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -411,52 +409,4 @@ impl Plane {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-}
-
-#[tokio::test]
-async fn a_proxy_has_one_stream_the_latest() {
-    let plane = start().await;
-    let mut first = open(&plane, Some(ID), hello()).await.unwrap();
-    let mut other = open(&plane, Some(ID), Hello { slot: "b".into(), ..hello() }).await.unwrap();
-    first.resources(2).await;
-    // Nobody has noticed that the first one is dead.
-    for _ in 0..3 {
-        let mut next = open(&plane, Some(ID), hello()).await.unwrap();
-        next.resources(2).await;
-        let status = first.end().await;
-        assert_eq!(status.code(), Code::Aborted, "{status:?}");
-        assert!(status.message().contains("opened another stream"), "{status:?}");
-        first = next;
-    }
-    other.resources(2).await;
-    other.add(ResourceType::Service, "shop/web").await;
-    other.resources(1).await;
-    assert_eq!(plane.ctx.evidence.of_mesh(MESH).len(), 2);
-    plane.until(|plane| plane.metrics().contains(r#"bowline_control_connected_proxies{mesh="default"} 2"#)).await;
-    let metrics = plane.metrics();
-    assert!(metrics.contains(r#"bowline_control_streams_ended_total{reason="replaced"} 3"#), "{metrics}");
-}
-
-#[tokio::test]
-async fn connections_without_a_stream_keep_no_place_from_others() {
-    let plane = start().await;
-    let mut streaming = open(&plane, Some(ID), hello()).await.unwrap();
-    streaming.resources(2).await;
-    let (tls, name) = plane.client(MESH, Some(ID));
-    let mut held = Vec::new();
-    // As many as one address may have, all with a certificate.
-    for _ in 0..1024 {
-        let tcp = TcpStream::connect(plane.address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let mut tls = tls.connect(name.clone(), tcp).await.unwrap();
-        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        // The server's settings: it knows who this is.
-        tls.read_exact(&mut [0; 9]).await.unwrap();
-        held.push(tls);
-    }
-    let mut other = open(&plane, Some(ID), Hello { slot: "b".into(), ..hello() }).await.unwrap();
-    other.resources(2).await;
-    // The one that has been there for longest is in use.
-    streaming.add(ResourceType::Service, "shop/web").await;
-    streaming.resources(1).await;
 }

@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::ended::Ended;
 use super::{
     evidence::{ProxyKey, ProxyState},
+    hellos::Hellos,
     index::Subject,
     latest::{Latest, Turn},
     measure::{Measures, TypeLabel},
@@ -36,8 +37,6 @@ use super::{
 };
 use crate::{context::Ctx, inject::decide::injected_mesh, listen::InUse, lookup, telemetry::MeshLabel};
 
-/// How long a proxy may take to say who it is.
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a proxy may take nothing of what waits for it.
@@ -58,13 +57,14 @@ pub struct ControlService {
     hub: Hub,
     measures: Measures,
     latest: Latest,
+    hellos: Hellos,
 }
 
 impl ControlService {
     /// Serves what `hub` knows.
     #[must_use]
     pub fn new(ctx: Arc<Ctx>, hub: Hub, measures: Measures) -> Self {
-        Self { ctx, hub, measures, latest: Latest::default() }
+        Self { ctx, hub, measures, latest: Latest::default(), hellos: Hellos::default() }
     }
 }
 
@@ -81,12 +81,9 @@ impl Control for ControlService {
             Status::unauthenticated("the control stream needs a client certificate with a SPIFFE ID of this mesh")
         })?;
         let mut inbound = request.into_inner();
-        let hello = tokio::time::timeout(HELLO_DEADLINE, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no Hello came within 10 seconds"))??;
-        let Some(Kind::Hello(hello)) = hello.and_then(|m| m.kind) else {
-            return Err(Status::invalid_argument("the first message on a control stream must be Hello"));
-        };
+        let hello = self.hellos.hear(&mut inbound).await.inspect_err(|_| {
+            Measures::count(&self.measures.streams_ended, "no-hello");
+        })?;
         self.check(&peer, identity, &hello).await.inspect_err(|status| {
             tracing::info!(peer = %peer.ip, identity = %identity, reason = status.message(), "a control stream is refused");
         })?;
