@@ -1,6 +1,7 @@
 //! Strict refuses plaintext and foreign identities, Permissive admits plaintext, and changing between them disturbs nobody.
 //!
-//! Seen to fail: if Strict let plaintext in, the outsider's requests would be answered 200; if the switch restarted or dropped
+//! Seen to fail: if Strict let plaintext in, the outsider's requests would be answered 200, and those on a connection that it kept across the
+//! switch; if the switch restarted or dropped
 //! anything, the load that members make meanwhile would count it. A handshake with a good identity shows that the refused ones were
 //! refused for their identity.
 
@@ -47,11 +48,15 @@ async fn modes(cx: &Context, ns: &str, outside: &str) -> Result<Figures> {
     admitted(cx, &outsider, ns).await.context("under Permissive")?;
     still_mutual(cx, &client, ns).await.context("members under Permissive")?;
 
+    // On connections that are kept, so that some are older than the switch.
+    outsider.steady_load(&["--url", &url, "--rate", "20", "--fresh-percent", "0"], 0).await?;
+
     meshed::set_mode(cx, MtlsMode::Strict).await?;
     cx.eventually(SOON, "plaintext is still admitted after the switch to Strict", || async {
         refused(cx, &outsider, ns).await
     })
     .await?;
+    served_no_longer(cx, &outsider).await?;
 
     let load = client.stop_load().await?;
     load.flawless(5).context("members while the mode changed")?;
@@ -82,6 +87,24 @@ async fn refused(cx: &Context, outsider: &Caller<'_>, ns: &str) -> Result<()> {
     let counted = refusals(cx, ns).await? - before;
     ensure!(counted >= 5.0, "only {counted} refusals were counted with the reason mtls-required");
     Ok(())
+}
+
+/// The load of an outsider that was served gets nothing any more, on no connection.
+async fn served_no_longer(cx: &Context, outsider: &Caller<'_>) -> Result<()> {
+    cx.eventually(SOON, "connections that are older than the switch are still served", || async {
+        let before = outsider.load().await?;
+        let later = cx
+            .eventually(SOON, "the outsider asks no more", || async {
+                let load = outsider.load().await?;
+                ensure!(load.sent >= before.sent + 20, "{} requests after {}", load.sent, before.sent);
+                Ok(load)
+            })
+            .await?;
+        ensure!(later.succeeded == before.succeeded, "{} answers became {}", before.succeeded, later.succeeded);
+        Ok(())
+    })
+    .await?;
+    outsider.stop_load().await.map(drop)
 }
 
 async fn refusals(cx: &Context, ns: &str) -> Result<f64> {
