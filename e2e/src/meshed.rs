@@ -30,7 +30,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bowline_crds::Mesh;
 use bowline_crds::mesh::MtlsMode;
-use bowline_proxy::bootstrap::ports;
+use bowline_proxy::contract::bootstrap::ports;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};

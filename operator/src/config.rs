@@ -1,6 +1,6 @@
 //! Settings of the process, from flags or environment; the Deployment sets them.
 
-use bowline_proxy::bootstrap::VERSION;
+use bowline_proxy::contract::bootstrap::VERSION;
 
 /// Name of Deployment, ServiceAccount and Lease.
 pub const OPERATOR_NAME: &str = "bowline-operator";

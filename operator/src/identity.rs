@@ -10,9 +10,9 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bowline_proxy::{
-    identity::spiffe::SpiffeId,
+use bowline_proxy::contract::{
     proto::{SignRequest, SignResponse, identity_server::Identity},
+    spiffe::SpiffeId,
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;

@@ -46,7 +46,7 @@ pub async fn run(config: Config) -> TaskResult {
     // Ends with the process; aborted when dropped.
     let mut background = JoinSet::new();
     let ctx = Arc::new(context(client, config, shutdown, leader, &mut background));
-    tracing::info!(version = bowline_proxy::bootstrap::VERSION, pod = ctx.config.pod_name, "operator starts");
+    tracing::info!(version = bowline_proxy::contract::bootstrap::VERSION, pod = ctx.config.pod_name, "operator starts");
     background.spawn(ca::store::watch(ctx.clone()));
     background.spawn(ca::restore::run(ctx.clone()));
     background.spawn(webhook::serving::watch(ctx.clone()));

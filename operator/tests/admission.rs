@@ -15,7 +15,7 @@ use bowline_operator::{
     context::{Ctx, Shutdown},
     inject::webhook,
 };
-use bowline_proxy::identity::spiffe::SpiffeId;
+use bowline_proxy::contract::spiffe::SpiffeId;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};

@@ -97,7 +97,7 @@ fn images_carry_the_version_of_the_crates() {
     for image in images {
         assert_eq!(image["newTag"], VERSION, "config/manager/kustomization.yaml, image {}", image["name"]);
     }
-    assert_eq!(bowline_proxy::bootstrap::VERSION, VERSION, "proxy and operator are one release");
+    assert_eq!(bowline_proxy::contract::bootstrap::VERSION, VERSION, "proxy and operator are one release");
 
     let container = &find("Deployment", "bowline-operator")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], "localhost/bowline-operator", "the tag stands in the kustomization");

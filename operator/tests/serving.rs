@@ -15,13 +15,13 @@ use bowline_operator::control::{
     index::Touched,
     view::{MeshView, Name, PodView, ServiceView, SliceView},
 };
-use bowline_proxy::{
-    control::apply,
+use bowline_proxy::contract::{
     proto::{
         Ack, ControlMessage, Hello, InboundPolicy, ProxyMessage, Rejection, Report, Resource, ResourceKey,
         ResourceType, ResourceVersion, SignRequest, Subscribe, TrustBundle, control_client::ControlClient,
         control_message, identity_client::IdentityClient, proxy_message::Kind,
     },
+    resource,
 };
 use plane::{ID, MESH, Plane};
 use prost::Message;
@@ -38,7 +38,7 @@ async fn start() -> Plane {
     plane
 }
 
-async fn sign(plane: &Plane, request: SignRequest) -> Result<bowline_proxy::proto::SignResponse, Status> {
+async fn sign(plane: &Plane, request: SignRequest) -> Result<bowline_proxy::contract::proto::SignResponse, Status> {
     let channel = plane.connect(MESH, None).await.map_err(|e| Status::from_error(e.into()))?;
     IdentityClient::new(channel).sign(request).await.map(tonic::Response::into_inner)
 }
@@ -222,7 +222,7 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
     assert_eq!(TrustBundle::decode(first[0].body.clone()).unwrap(), plane.ca().bundle);
     InboundPolicy::decode(first[1].body.clone()).unwrap();
     for resource in &first {
-        apply::check(resource.r#type, &resource.body).unwrap();
+        resource::check(resource.r#type, &resource.body).unwrap();
     }
 
     proxy.add(ResourceType::Address, "10.96.0.1").await;

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    bootstrap::VERSION,
     clock,
-    control::{
-        apply::{InboundPolicy, Service, Workload},
-        state::{State, Target},
+    contract::{
+        bootstrap::VERSION,
+        resource::{InboundPolicy, Service, Workload},
     },
+    control::state::{State, Target},
     health::Health,
     identity::store::{Current, Store},
     serve_http::{Answer, answer, text},

@@ -14,8 +14,10 @@ use tokio::{
 };
 
 use crate::{
-    bootstrap::{Reason, tunnel::App},
-    control::apply::Protocol,
+    contract::{
+        bootstrap::{Reason, tunnel::App},
+        resource::Protocol,
+    },
     detect::{self, Prefixed, Spoken, judge},
     drain::Phase,
     http::{answer::Failure, exchange::Context, idle::HEAD_DEADLINE, serve1, serve2},

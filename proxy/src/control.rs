@@ -1,10 +1,5 @@
-//! Configuration from the control plane: the check that every resource passes ([`apply`]) and (with the data plane) the stream
-//! and the state it fills.
+//! Configuration from the control plane: the stream that brings it and the state that it fills.
 
-pub mod apply;
-#[cfg(feature = "data-plane")]
 pub mod dial;
-#[cfg(feature = "data-plane")]
 pub mod state;
-#[cfg(feature = "data-plane")]
 pub mod stream;

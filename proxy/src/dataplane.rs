@@ -11,7 +11,7 @@ use std::{
 use tokio::{net::TcpListener, task::LocalSet};
 
 use crate::{
-    bootstrap::ports,
+    contract::bootstrap::ports,
     control::state::State,
     drain::{Drain, Phase},
     http::window,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    bootstrap::{env, ports},
+    contract::bootstrap::{env, ports},
     redirect::{self, RedirectError, Skip},
 };
 

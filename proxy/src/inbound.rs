@@ -9,14 +9,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    bootstrap::{
-        Reason, ports,
-        tunnel::{self, App},
-    },
     carry::{self, Carried},
+    contract::{
+        bootstrap::{
+            Reason, ports,
+            tunnel::{self, App},
+        },
+        spiffe::SpiffeId,
+    },
     cork::Cork,
     http::{answer::Failure, exchange::Context, serve2},
-    identity::spiffe::SpiffeId,
     metrics::{Direction, PLAINTEXT},
     outbound::{balance::Route, protocol},
     places::Seat,

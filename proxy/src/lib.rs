@@ -1,13 +1,12 @@
 //! Bowline's sidecar proxy.
 //!
-//! Without the feature `data-plane` this crate is what the operator shares with the proxy: the wire protocol ([`proto`]),
-//! the contract between injector and sidecar ([`bootstrap`]), workload identities ([`identity::spiffe`]) and the check that every
-//! configuration passes before it is shipped ([`control::apply`]).
+//! Without the feature `data-plane` this crate is its [`contract`] alone: what the operator shares with the proxy.
 
-pub mod bootstrap;
+pub mod contract;
+#[cfg(feature = "data-plane")]
 pub mod control;
+#[cfg(feature = "data-plane")]
 pub mod identity;
-pub mod proto;
 
 #[cfg(feature = "data-plane")]
 pub mod admin;

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     admin::Admin,
-    bootstrap::{VERSION, env, ports},
+    contract::bootstrap::{VERSION, env, ports},
     control::{
         state::State,
         stream::{self, Who},

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    bootstrap::Reason,
+    contract::bootstrap::Reason,
     dataplane::Destination,
     drain::Phase,
     http::answer::Failure,

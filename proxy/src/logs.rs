@@ -2,7 +2,7 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::bootstrap::env;
+use crate::contract::bootstrap::env;
 
 /// Starts logging as `BOWLINE_LOG` filters it, `info` by default; a filter that cannot be read is said and not used.
 pub fn start(var: impl Fn(&str) -> Option<String>) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::bootstrap::Reason;
+use crate::contract::bootstrap::Reason;
 
 mod text;
 

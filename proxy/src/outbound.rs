@@ -9,12 +9,12 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use crate::{
-    bootstrap::{Reason, ports},
     carry::{self, Carried},
-    control::{
-        apply::{Protocol, Workload},
-        state::Target,
+    contract::{
+        bootstrap::{Reason, ports},
+        resource::{Protocol, Workload},
     },
+    control::state::Target,
     http::answer::Failure,
     metrics::{Direction, PLAINTEXT},
     places::Seat,

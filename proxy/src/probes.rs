@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
-    bootstrap::{Probe, ProbeAction},
+    contract::bootstrap::{Probe, ProbeAction},
     health::Health,
     serve_http::{Answer, text},
 };

@@ -13,7 +13,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::bootstrap::{PROXY_UID, ports};
+use crate::contract::bootstrap::{PROXY_UID, ports};
 
 mod message;
 mod netlink;

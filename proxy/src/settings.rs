@@ -3,17 +3,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    bootstrap::{MAX_DEFAULT_WORKERS, Probe, env, paths},
+    contract::bootstrap::{MAX_DEFAULT_WORKERS, Probe, env, paths},
     identity::mount::Mounts,
 };
 
 /// Overrides of mounted paths and ports, for tests without a pod.
 pub mod test_env {
-    /// Instead of [`crate::bootstrap::paths::SLOTS_DIR`].
+    /// Instead of [`crate::contract::bootstrap::paths::SLOTS_DIR`].
     pub const SLOTS_DIR: &str = "BOWLINE_SLOTS_DIR";
-    /// Instead of [`crate::bootstrap::paths::TRUST_DIR`].
+    /// Instead of [`crate::contract::bootstrap::paths::TRUST_DIR`].
     pub const TRUST_DIR: &str = "BOWLINE_TRUST_DIR";
-    /// Instead of [`crate::bootstrap::paths::TOKEN`].
+    /// Instead of [`crate::contract::bootstrap::paths::TOKEN`].
     pub const TOKEN_FILE: &str = "BOWLINE_TOKEN_FILE";
     /// The one address to listen on, e.g. one of 127.0.0.0/8, instead of loopback and all addresses of the pod.
     pub const BIND: &str = "BOWLINE_BIND_ADDRESS";

@@ -26,7 +26,7 @@ use rustix::{
 };
 use signal_hook::{consts::SIGTERM, flag};
 
-use crate::bootstrap::{VERSION, paths};
+use crate::contract::bootstrap::{VERSION, paths};
 
 /// Stack of the thread that answers on the socket, in bytes.
 const STACK: usize = 64 << 10;

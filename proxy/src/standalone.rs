@@ -10,15 +10,13 @@ use std::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::{
-    control::{
-        apply::{Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
-        state::State,
-    },
-    dataplane::{self, Config, Destination, Here, StartError},
-    identity::{
+    contract::{
+        resource::{Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
         spiffe::{SpiffeError, SpiffeId},
-        store::{Current, Store},
     },
+    control::state::State,
+    dataplane::{self, Config, Destination, Here, StartError},
+    identity::store::{Current, Store},
     metrics::Metrics,
     tls,
 };
@@ -163,7 +161,7 @@ pub fn start(file: &File) -> Result<dataplane::Handle, StandaloneError> {
         plain: loopback,
         plain_to: Destination::Fixed(to),
         mesh: loopback,
-        mesh_port: crate::bootstrap::ports::MESH,
+        mesh_port: crate::contract::bootstrap::ports::MESH,
         application: None,
         workload: "default/standalone".into(),
         workers: file.workers,
@@ -206,7 +204,7 @@ fn table(state: &State, to: SocketAddr, outbound: &Outbound) -> Result<(), Stand
         Spoken::Tcp => Protocol::Tcp,
     };
     let port = ServicePort { port: to.port(), name: String::new(), protocol, endpoints };
-    state.set_address(to.ip(), Some(Arc::new(crate::control::apply::Address::Service(key.clone()))));
+    state.set_address(to.ip(), Some(Arc::new(crate::contract::resource::Address::Service(key.clone()))));
     state.set_service(key.clone(), Some(Arc::new(Service { key, ports: vec![port], selection: Selection::default() })));
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    bootstrap::{REASON_HEADER, Reason, tunnel::App},
+    contract::bootstrap::{REASON_HEADER, Reason, tunnel::App},
     drain::Phase,
     http::{
         again::Unsent,

@@ -17,9 +17,8 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{
-    bootstrap::tunnel,
-    control::apply::Bundle,
-    identity::{leaf::uris, spiffe::SpiffeId},
+    contract::{bootstrap::tunnel, resource::Bundle, spiffe::SpiffeId},
+    identity::leaf::uris,
 };
 
 /// For both directions.

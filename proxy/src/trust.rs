@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::{
-    control::apply::Bundle,
+    contract::resource::Bundle,
     identity::store::{Current, Store},
     tls,
 };
@@ -130,11 +130,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::identity::{
-        key::Key,
-        leaf::Leaf,
-        spiffe::SpiffeId,
-        test_ca::{Ca, DOMAIN, leaf_params, now},
+    use crate::{
+        contract::spiffe::SpiffeId,
+        identity::{
+            key::Key,
+            leaf::Leaf,
+            test_ca::{Ca, DOMAIN, leaf_params, now},
+        },
     };
 
     fn chain(ca: &Ca) -> Vec<CertificateDer<'static>> {

@@ -11,10 +11,8 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    control::{
-        apply::{Service, ServiceKey},
-        state::State,
-    },
+    contract::resource::{Service, ServiceKey},
+    control::state::State,
     dataplane::Config,
     drain::Drain,
     http::{answer::Failure, window},

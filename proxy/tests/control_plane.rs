@@ -9,11 +9,11 @@ mod rotation;
 use std::{net::IpAddr, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use bowline_proxy::{
-    control::state::Target,
-    proto::{
+    contract::proto::{
         self, Ack, Address, Digest, InboundPolicy, MtlsMode, Resource, ResourceType, Service, ServiceRef, Subscribe,
         address, proxy_message::Kind as FromProxy,
     },
+    control::state::Target,
 };
 use fake::{Ca, OPERATOR, SOON, Stream, WEB, World, resource};
 use tokio::time::timeout;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bowline_proxy::{
+use bowline_proxy::contract::{
     bootstrap::{env, ports},
     proto::{InboundPolicy, MtlsMode, ResourceType},
 };

@@ -15,7 +15,7 @@ fn bindings_are_current() {
     prost.out_dir(&out);
     tonic_prost_build::configure().out_dir(&out).compile_fds_with_config(descriptors, prost).unwrap();
     let made = fs::read_to_string(out.join("bowline.v1.rs")).unwrap();
-    let checked_in = root.join("src/proto/bowline.v1.rs");
+    let checked_in = root.join("src/contract/proto/bowline.v1.rs");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&checked_in, &made).unwrap();
     }

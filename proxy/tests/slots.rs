@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bowline_proxy::bootstrap::{VERSION, env};
+use bowline_proxy::contract::bootstrap::{VERSION, env};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// For what happens in milliseconds on a machine that is not busy.

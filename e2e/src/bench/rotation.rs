@@ -23,7 +23,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::names::ROTATE_ROOT_ANNOTATION;
-use bowline_proxy::identity::{csr, key::Key, spiffe::SpiffeId};
+use bowline_proxy::{
+    contract::spiffe::SpiffeId,
+    identity::{csr, key::Key},
+};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 pub use self::outcome::Outcome;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bowline_crds::names::INJECTED_ANNOTATION;
-use bowline_proxy::bootstrap::SLOTS;
+use bowline_proxy::contract::bootstrap::SLOTS;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;

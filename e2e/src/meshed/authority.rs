@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use bowline_proxy::bootstrap::{MeshInfo, TOKEN_AUDIENCE, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
-use bowline_proxy::proto::identity_client::IdentityClient;
-use bowline_proxy::proto::{SignRequest, SignResponse};
+use bowline_proxy::contract::bootstrap::{
+    MeshInfo, TOKEN_AUDIENCE, TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH,
+};
+use bowline_proxy::contract::proto::identity_client::IdentityClient;
+use bowline_proxy::contract::proto::{SignRequest, SignResponse};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};

@@ -1,7 +1,7 @@
 //! A pod whose proxy has fallen silent: both slots are stopped where they stand, as on a node that hangs, and go on when thawed.
 
 use anyhow::{Result, ensure};
-use bowline_proxy::bootstrap::SLOTS;
+use bowline_proxy::contract::bootstrap::SLOTS;
 use k8s_openapi::api::core::v1::Pod;
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -4,7 +4,7 @@ mod traces;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::Mesh;
-use bowline_proxy::bootstrap::{GATE, SLOTS, ports};
+use bowline_proxy::contract::bootstrap::{GATE, SLOTS, ports};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, LogParams};

@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_operator::ca::sign::MAX_CSR_BYTES;
-use bowline_proxy::bootstrap::TOKEN_AUDIENCE;
+use bowline_proxy::contract::bootstrap::TOKEN_AUDIENCE;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};

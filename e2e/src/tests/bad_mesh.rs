@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::Mesh;
 use bowline_crds::conditions::reasons;
 use bowline_crds::names::MESH_LABEL;
-use bowline_proxy::bootstrap::{TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
+use bowline_proxy::contract::bootstrap::{TRUST_CONFIG_MAP_PREFIX, TRUST_KEY_BUNDLE, TRUST_KEY_MESH};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;

@@ -3,7 +3,7 @@
 //! Seen to fail: requests are counted against what was sent, exactly, on both sides.
 
 use anyhow::{Context as _, Result, ensure};
-use bowline_proxy::bootstrap::ports;
+use bowline_proxy::contract::bootstrap::ports;
 
 use crate::context::metrics::Metrics;
 use crate::context::{Context, Figures, pods};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bowline_proxy::bootstrap::{SLOTS, ports};
+use bowline_proxy::contract::bootstrap::{SLOTS, ports};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bowline_proxy::identity::spiffe::SpiffeId;
+use bowline_proxy::contract::spiffe::SpiffeId;
 use k8s_openapi::api::core::v1::Secret;
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use zeroize::Zeroizing;

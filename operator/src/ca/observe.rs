@@ -9,7 +9,7 @@ use std::{
 };
 
 use bowline_crds::names::MESHED_LABEL;
-use bowline_proxy::{bootstrap::SLOTS, proto::ObserveResponse};
+use bowline_proxy::contract::{bootstrap::SLOTS, proto::ObserveResponse};
 use data_encoding::HEXLOWER;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bowline_proxy::{identity::spiffe::SpiffeId, proto::TrustBundle};
+use bowline_proxy::contract::{proto::TrustBundle, spiffe::SpiffeId};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber, SubjectPublicKeyInfo,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bowline_proxy::{identity::spiffe::SpiffeId, proto::TrustBundle};
+use bowline_proxy::contract::{proto::TrustBundle, spiffe::SpiffeId};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};

@@ -5,12 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use bowline_proxy::{
-    control::apply::{self, ApplyError},
+use bowline_proxy::contract::{
     proto::{
         Address, Endpoint, EndpointGroup, InboundPolicy, MtlsMode, PortProtocol, Protocol, ResourceType, Service,
         ServicePort, ServiceRef, TrustBundle, Workload, address::Target,
     },
+    resource::{self, ApplyError},
 };
 use bytes::Bytes;
 use prost::Message;
@@ -71,7 +71,7 @@ pub fn bundle(bundle: &TrustBundle) -> Result<Compiled, ApplyError> {
 
 fn encode(kind: ResourceType, message: &impl Message) -> Result<Compiled, ApplyError> {
     let body = Bytes::from(message.encode_to_vec());
-    apply::check(kind.into(), &body)?;
+    resource::check(kind.into(), &body)?;
     Ok(Compiled { version: version(&body), body, implies: None })
 }
 

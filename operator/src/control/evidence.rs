@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use bowline_proxy::proto::Report;
+use bowline_proxy::contract::proto::Report;
 
 use super::view::Name;
 

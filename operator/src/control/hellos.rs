@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bowline_proxy::proto::{Hello, ProxyMessage, proxy_message::Kind};
+use bowline_proxy::contract::proto::{Hello, ProxyMessage, proxy_message::Kind};
 use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use bowline_proxy::proto::Protocol;
+use bowline_proxy::contract::proto::Protocol;
 
 use super::view::{MeshView, Name, PodView, ServiceView, SliceView, Target};
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use bowline_proxy::proto::ResourceType;
+use bowline_proxy::contract::proto::ResourceType;
 
 use super::{index::Subject, view::Name};
 

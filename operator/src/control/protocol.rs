@@ -1,6 +1,6 @@
 //! What a Service's port speaks: its `appProtocol`, else the prefix of its name, else nobody says and the proxy detects it.
 
-use bowline_proxy::proto::Protocol;
+use bowline_proxy::contract::proto::Protocol;
 
 /// Protocol of a port.
 #[must_use]

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bowline_proxy::proto::{
+use bowline_proxy::contract::proto::{
     ObserveRequest, ObserveResponse, ObservedClock, ObservedProxy, replica_client::ReplicaClient,
     replica_server::Replica,
 };

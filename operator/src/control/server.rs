@@ -2,9 +2,9 @@
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
-use bowline_proxy::{
-    identity::spiffe::SpiffeId,
+use bowline_proxy::contract::{
     proto::{control_server::ControlServer, identity_server::IdentityServer, replica_server::ReplicaServer},
+    spiffe::SpiffeId,
 };
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};

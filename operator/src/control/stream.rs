@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bowline_proxy::{
-    identity::spiffe::SpiffeId,
+use bowline_proxy::contract::{
     proto::{
         Ack, ControlMessage, Digest, Heartbeat, Hello, ProxyMessage, Resource, ResourceKey, ResourceType, Update,
         control_message, control_server::Control, proxy_message::Kind,
     },
+    spiffe::SpiffeId,
 };
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use bowline_proxy::{control::apply::ApplyError, proto::TrustBundle};
+use bowline_proxy::contract::{proto::TrustBundle, resource::ApplyError};
 
 use self::members::{Inbox, Members};
 pub use super::key::{Key, type_name};

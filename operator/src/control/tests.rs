@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fs, net::IpAddr};
 
-use bowline_proxy::proto;
+use bowline_proxy::contract::proto;
 use k8s_openapi::api::{
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bowline_proxy::identity::spiffe::SpiffeId;
+use bowline_proxy::contract::spiffe::SpiffeId;
 use rustls::{
     RootCertStore, ServerConfig,
     server::{VerifierBuilderError, WebPkiClientVerifier},
@@ -38,7 +38,7 @@ enum TlsError {
     #[error(transparent)]
     Sign(#[from] SignError),
     #[error("the trust domain makes no SPIFFE ID: {0}")]
-    Identity(#[from] bowline_proxy::identity::spiffe::SpiffeError),
+    Identity(#[from] bowline_proxy::contract::spiffe::SpiffeError),
     #[error("the trust bundle makes no verifier: {0}")]
     Verifier(#[from] VerifierBuilderError),
     #[error(transparent)]

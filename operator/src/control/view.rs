@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use bowline_crds::{Mesh, mesh::MtlsMode};
-use bowline_proxy::proto::Protocol;
+use bowline_proxy::contract::proto::Protocol;
 use k8s_openapi::{
     api::{
         core::v1::{Pod, Service},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bowline_proxy::bootstrap::TOKEN_AUDIENCE;
+use bowline_proxy::contract::bootstrap::TOKEN_AUDIENCE;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::Semaphore;

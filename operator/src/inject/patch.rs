@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bowline_crds::names::{INJECTED_ANNOTATION, MESHED_LABEL, PROXY_VERSION_ANNOTATION};
-use bowline_proxy::bootstrap::{GATE, SLOTS, VERSION, env, ports};
+use bowline_proxy::contract::bootstrap::{GATE, SLOTS, VERSION, env, ports};
 use json_patch::{
     AddOperation, MoveOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf,
 };

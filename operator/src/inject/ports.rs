@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bowline_proxy::bootstrap::ports;
+use bowline_proxy::contract::bootstrap::ports;
 
 /// Most ports that a pod may exempt in one direction.
 pub const MAX_SKIPPED: usize = 64;

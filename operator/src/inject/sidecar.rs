@@ -1,9 +1,9 @@
-//! The containers and volumes that a pod is given, as typed objects. The contract with the proxy is [`bowline_proxy::bootstrap`].
+//! The containers and volumes that a pod is given, as typed objects. The contract with the proxy is [`bowline_proxy::contract::bootstrap`].
 
 use std::collections::BTreeMap;
 
 use bowline_crds::mesh::LogLevel;
-use bowline_proxy::bootstrap::{
+use bowline_proxy::contract::bootstrap::{
     GATE, PROXY_UID, Probe, SLOTS, TOKEN_AUDIENCE, TOKEN_SECONDS, TRUST_CONFIG_MAP_PREFIX, env, paths, ports,
 };
 use k8s_openapi::{

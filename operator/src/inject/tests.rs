@@ -1,7 +1,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use bowline_crds::{Mesh, MeshSpec};
-use bowline_proxy::bootstrap::{GATE, Probe, SLOTS, env};
+use bowline_proxy::contract::bootstrap::{GATE, Probe, SLOTS, env};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use proptest::prelude::*;
 use serde_json::{Value, json};

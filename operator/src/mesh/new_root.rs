@@ -2,7 +2,7 @@
 //! may stay in a Git repository.
 
 use bowline_crds::names::NEW_ROOT_ANNOTATION;
-use bowline_proxy::bootstrap::TRUST_KEY_BUNDLE;
+use bowline_proxy::contract::bootstrap::TRUST_KEY_BUNDLE;
 use kube::ResourceExt;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bowline_crds::names::PROXY_VERSION_ANNOTATION;
-use bowline_proxy::bootstrap::{GATE, SLOTS};
+use bowline_proxy::contract::bootstrap::{GATE, SLOTS};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 

@@ -10,7 +10,7 @@ use bowline_crds::{
     conditions::{reasons, types},
     mesh::{NamespacesStatus, ProxiesStatus, VersionCount},
 };
-use bowline_proxy::bootstrap::VERSION;
+use bowline_proxy::contract::bootstrap::VERSION;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,

@@ -10,7 +10,7 @@ use bowline_crds::{
     mesh::{MtlsMode, Source, rules},
     names::{ABORT_ROTATION_ANNOTATION, DISTRUST_ANNOTATION, ROTATE_ISSUER_ANNOTATION, ROTATE_ROOT_ANNOTATION},
 };
-use bowline_proxy::{bootstrap::ports, identity::spiffe::is_trust_domain};
+use bowline_proxy::contract::{bootstrap::ports, spiffe::is_trust_domain};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{ResourceExt, core::Selector};
 

@@ -21,7 +21,7 @@ use bowline_operator::{
     meshes::Registry,
     telemetry::Metrics,
 };
-use bowline_proxy::identity::spiffe::SpiffeId;
+use bowline_proxy::contract::spiffe::SpiffeId;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;

@@ -2,11 +2,13 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::{
-    control::apply::{Address, Bundle, Endpoint, Protocol, Selection, ServiceKey, ServicePort},
+    contract::{
+        resource::{Address, Bundle, Endpoint, Protocol, Selection, ServiceKey, ServicePort},
+        spiffe::SpiffeId,
+    },
     identity::{
         key::Key,
         leaf::Leaf,
-        spiffe::SpiffeId,
         test_ca::{Ca, DOMAIN, leaf_params, now},
     },
 };

@@ -24,9 +24,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::apply::Bundle;
 use crate::{
-    bootstrap::MeshInfo,
+    contract::{bootstrap::MeshInfo, resource::Bundle},
     identity::leaf::{Leaf, uris},
 };
 

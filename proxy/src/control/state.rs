@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::apply::{Address, InboundPolicy, Service, ServiceKey, Workload};
+use crate::contract::resource::{Address, InboundPolicy, Service, ServiceKey, Workload};
 
 mod evict;
 mod tables;

@@ -20,18 +20,20 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    bootstrap::VERSION,
     clock,
+    contract::{
+        bootstrap::VERSION,
+        proto::{
+            Ack, ControlMessage, Hello, ProxyMessage, Report, Subscribe, control_client::ControlClient,
+            control_message::Kind as Control, proxy_message::Kind as Proxy,
+        },
+    },
     health::Health,
     identity::{
         client::newest,
         leaf::Leaf,
         mount::{MountError, Mounts},
         store::Store,
-    },
-    proto::{
-        Ack, ControlMessage, Hello, ProxyMessage, Report, Subscribe, control_client::ControlClient,
-        control_message::Kind as Control, proxy_message::Kind as Proxy,
     },
     tls,
 };
@@ -261,7 +263,12 @@ impl Client {
     }
 
     /// Applies an update and answers for each of its resources.
-    async fn load(&self, update: crate::proto::Update, tx: &Sender, ledger: &mut Ledger) -> Result<(), StreamError> {
+    async fn load(
+        &self,
+        update: crate::contract::proto::Update,
+        tx: &Sender,
+        ledger: &mut Ledger,
+    ) -> Result<(), StreamError> {
         let ack = update::apply(update, ledger, &self.state, &self.store);
         self.health.rejected.fetch_add(ack.rejected.len() as u64, Ordering::Relaxed);
         if ack == Ack::default() {
@@ -331,8 +338,8 @@ async fn until(at: Option<Instant>) {
 
 async fn subscribe(
     tx: &Sender,
-    add: Vec<crate::proto::ResourceKey>,
-    remove: Vec<crate::proto::ResourceKey>,
+    add: Vec<crate::contract::proto::ResourceKey>,
+    remove: Vec<crate::contract::proto::ResourceKey>,
 ) -> Result<(), StreamError> {
     // Removals first: what is in both was dropped and is wanted again.
     for keys in remove.chunks(KEYS_PER_MESSAGE) {

@@ -19,7 +19,7 @@ use super::{
     payload::Payload,
 };
 use crate::{
-    bootstrap::Reason,
+    contract::bootstrap::Reason,
     pool::{Candidate, Endpoint},
 };
 
@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        bootstrap::tunnel::App,
+        contract::bootstrap::tunnel::App,
         control::state::State,
         dataplane::Config,
         drain::Drain,

@@ -24,7 +24,7 @@ use super::{
     upgrade::Switched,
 };
 use crate::{
-    bootstrap::{Reason, tunnel::App},
+    contract::bootstrap::{Reason, tunnel::App},
     metrics::Direction,
     outbound::balance::Route,
     places::Seat,

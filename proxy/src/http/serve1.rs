@@ -23,7 +23,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    bootstrap::Reason,
+    contract::bootstrap::Reason,
     detect::Prefixed,
     drain::{Phase, Watch},
     metrics::UNKNOWN,

@@ -29,7 +29,7 @@ use super::{
     window::{CONNECTION_WINDOW, Windows},
 };
 use crate::{
-    bootstrap::tunnel::App,
+    contract::bootstrap::tunnel::App,
     drain::{Phase, Watch},
     http::answer::Failure,
     trust::{self, Lost, Standing},

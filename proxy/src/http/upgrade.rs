@@ -23,7 +23,7 @@ use super::{
     serve2::{self, unless_reset},
 };
 use crate::{
-    bootstrap::{Reason, tunnel::App},
+    contract::bootstrap::{Reason, tunnel::App},
     pool::Candidate,
     tcp,
 };

@@ -10,16 +10,16 @@ use super::{
     key::{Key, KeyError},
     leaf::{Leaf, LeafError},
     mount::{MountError, Mounts},
-    spiffe::{SpiffeError, SpiffeId},
     store::Store,
 };
 use crate::{
     clock,
-    control::{
-        apply::{ApplyError, Bundle, bundle},
-        dial::{self, DialError},
+    contract::{
+        proto::{SignRequest, identity_client::IdentityClient},
+        resource::{ApplyError, Bundle, bundle},
+        spiffe::{SpiffeError, SpiffeId},
     },
-    proto::{SignRequest, identity_client::IdentityClient},
+    control::dial::{self, DialError},
 };
 
 /// How long the identity service may take to answer.

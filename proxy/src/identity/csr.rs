@@ -2,7 +2,8 @@
 
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 
-use super::{key::Key, spiffe::SpiffeId};
+use super::key::Key;
+use crate::contract::spiffe::SpiffeId;
 
 /// A request could not be made.
 #[derive(Debug, thiserror::Error)]

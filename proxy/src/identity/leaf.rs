@@ -11,11 +11,8 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-use super::{
-    key::{Key, KeyError},
-    spiffe::SpiffeId,
-};
-use crate::control::apply::Bundle;
+use super::key::{Key, KeyError};
+use crate::contract::{resource::Bundle, spiffe::SpiffeId};
 
 /// Most certificates in a chain.
 pub const MAX_CHAIN: usize = 8;

@@ -8,10 +8,10 @@ use std::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use crate::{
+use crate::contract::{
     bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH, paths},
-    control::apply::{ApplyError, Bundle, bundle},
     proto,
+    resource::{ApplyError, Bundle, bundle},
 };
 
 /// Largest token that is sent, in bytes.

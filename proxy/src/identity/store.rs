@@ -7,9 +7,9 @@ use arc_swap::ArcSwapOption;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::{leaf::Leaf, spiffe::SpiffeId};
+use super::leaf::Leaf;
 use crate::{
-    control::apply::Bundle,
+    contract::{resource::Bundle, spiffe::SpiffeId},
     tls::{self, Configs, TlsError},
 };
 

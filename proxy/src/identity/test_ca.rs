@@ -8,7 +8,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 use super::key::Key;
-use crate::control::apply::Bundle;
+use crate::contract::resource::Bundle;
 
 /// Trust domain of every test.
 pub(crate) const DOMAIN: &str = "mesh.test";

@@ -11,11 +11,11 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    bootstrap::Reason,
-    control::{
-        apply::{Endpoint, Protocol, Service, ServiceKey, Workload},
-        state::State,
+    contract::{
+        bootstrap::Reason,
+        resource::{Endpoint, Protocol, Service, ServiceKey, Workload},
     },
+    control::state::State,
     http::{answer::Failure, exchange::Tried},
     metrics::{Direction, PLAINTEXT},
     pool::{Candidate, EndpointKey},

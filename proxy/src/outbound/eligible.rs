@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::{
-    control::apply::{Endpoint, Selection},
+    contract::resource::{Endpoint, Selection},
     dataplane::Here,
 };
 

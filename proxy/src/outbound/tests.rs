@@ -12,12 +12,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    control::{apply::Address, state::State},
-    dataplane::Config,
-    drain::Drain,
-    http::exchange::Tried,
-    identity::store::Store,
-    metrics::Metrics,
+    contract::resource::Address, control::state::State, dataplane::Config, drain::Drain, http::exchange::Tried,
+    identity::store::Store, metrics::Metrics,
 };
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -7,9 +7,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    bootstrap::{Reason, tunnel},
+    contract::{
+        bootstrap::{Reason, tunnel},
+        spiffe::SpiffeId,
+    },
     http::answer::Failure,
-    identity::{spiffe::SpiffeId, store::Store},
+    identity::store::Store,
     tls,
     trust::Standing,
 };

@@ -13,8 +13,10 @@ use rustls_pki_types::ServerName;
 
 use super::{Pool1, Pool2, Secure};
 use crate::{
-    bootstrap::tunnel::{self, App},
-    identity::spiffe::SpiffeId,
+    contract::{
+        bootstrap::tunnel::{self, App},
+        spiffe::SpiffeId,
+    },
     metrics::HttpSeries,
 };
 

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::dial;
 use crate::{
-    bootstrap::Reason,
+    contract::bootstrap::Reason,
     http::{MAX_HEAD, MAX_HEADERS, answer::Failure, payload::Payload},
 };
 

@@ -23,14 +23,16 @@ use super::{
     write_first::{self, Held, Waiting},
 };
 use crate::{
-    bootstrap::{Reason, tunnel::App},
+    contract::{
+        bootstrap::{Reason, tunnel::App},
+        spiffe::SpiffeId,
+    },
     cork::Cork,
     http::{
         FRAME, MAX_HEAD,
         answer::Failure,
         window::{CONNECTION_WINDOW, TUNNELS, Windows},
     },
-    identity::spiffe::SpiffeId,
     trust::{self, Lost, Standing},
     worker::Worker,
 };

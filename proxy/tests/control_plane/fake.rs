@@ -12,18 +12,21 @@ use std::{
 };
 
 use bowline_proxy::{
-    bootstrap::MeshInfo,
-    control::{apply::Bundle, state::State, stream},
+    contract::{
+        bootstrap::MeshInfo,
+        proto::{
+            ControlMessage, Digest, Heartbeat, Hello, ProxyMessage, Resource, ResourceType, SignRequest, SignResponse,
+            TrustBundle, Update,
+            control_message::Kind as FromControl,
+            control_server::{Control, ControlServer},
+            identity_server::{Identity, IdentityServer},
+            proxy_message::Kind as FromProxy,
+        },
+        resource::Bundle,
+    },
+    control::{state::State, stream},
     health::Health,
     identity::{client::Asker, mount::Mounts, renew, store::Store},
-    proto::{
-        ControlMessage, Digest, Heartbeat, Hello, ProxyMessage, Resource, ResourceType, SignRequest, SignResponse,
-        TrustBundle, Update,
-        control_message::Kind as FromControl,
-        control_server::{Control, ControlServer},
-        identity_server::{Identity, IdentityServer},
-        proxy_message::Kind as FromProxy,
-    },
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -170,7 +173,7 @@ pub(crate) fn bundle(cas: &[&Ca], sequence: u64) -> TrustBundle {
 }
 
 pub(crate) fn checked(cas: &[&Ca], sequence: u64) -> Bundle {
-    bowline_proxy::control::apply::bundle(bundle(cas, sequence)).unwrap()
+    bowline_proxy::contract::resource::bundle(bundle(cas, sequence)).unwrap()
 }
 
 pub(crate) fn resource(kind: ResourceType, key: &str, version: u64, body: &impl prost::Message) -> Resource {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bowline_proxy::proto::{MtlsMode, Resource, ResourceType, TrustBundle};
+use bowline_proxy::contract::proto::{MtlsMode, Resource, ResourceType, TrustBundle};
 
 use crate::{
     ack,

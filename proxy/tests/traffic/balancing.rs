@@ -6,8 +6,10 @@ use std::{
 };
 
 use bowline_proxy::{
-    bootstrap::Reason,
-    control::apply::{Protocol, Selection},
+    contract::{
+        bootstrap::Reason,
+        resource::{Protocol, Selection},
+    },
     metrics::Direction,
 };
 

@@ -1,6 +1,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+use bowline_proxy::{
+    contract::{bootstrap::Reason, resource::Protocol},
+    metrics::Direction,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

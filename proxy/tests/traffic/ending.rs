@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+use bowline_proxy::{
+    contract::{bootstrap::Reason, resource::Protocol},
+    metrics::Direction,
+};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, sync::atomic::Ordering};
 
-use bowline_proxy::{
+use bowline_proxy::contract::{
     bootstrap::tunnel::{self, App},
-    control::apply::Protocol,
+    resource::Protocol,
 };
 use rustls_pki_types::ServerName;
 use tokio::{

@@ -1,6 +1,6 @@
 use std::{sync::atomic::Ordering, time::Instant};
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

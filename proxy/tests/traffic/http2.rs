@@ -1,6 +1,6 @@
 use std::{future::poll_fn, sync::atomic::Ordering};
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 

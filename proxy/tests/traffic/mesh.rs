@@ -7,15 +7,13 @@ use std::{
 };
 
 use bowline_proxy::{
-    control::{
-        apply::{Address, Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
-        state::State,
-    },
-    dataplane::{self, Config, Destination, Handle, Here},
-    identity::{
+    contract::{
+        resource::{Address, Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
         spiffe::SpiffeId,
-        store::{Current, Store},
     },
+    control::state::State,
+    dataplane::{self, Config, Destination, Handle, Here},
+    identity::store::{Current, Store},
     metrics::Metrics,
     tls,
 };

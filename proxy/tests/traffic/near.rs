@@ -1,6 +1,6 @@
 //! Which endpoints a caller uses that knows where it is.
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 
 use crate::{application, balancing::who, mesh::Mesh};
 

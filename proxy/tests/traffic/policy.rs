@@ -1,8 +1,10 @@
 use std::sync::atomic::Ordering;
 
 use bowline_proxy::{
-    bootstrap::Reason,
-    control::apply::{InboundPolicy, Protocol},
+    contract::{
+        bootstrap::Reason,
+        resource::{InboundPolicy, Protocol},
+    },
     metrics::Direction,
 };
 use bytes::Bytes;

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 use bytes::Bytes;
 use http::Response;
 use tokio::{

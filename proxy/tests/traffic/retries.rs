@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bowline_proxy::{bootstrap::Reason, control::apply::Protocol, metrics::Direction};
+use bowline_proxy::{
+    contract::{bootstrap::Reason, resource::Protocol},
+    metrics::Direction,
+};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use tokio::{

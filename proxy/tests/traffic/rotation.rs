@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use bowline_proxy::control::apply::{Bundle, Protocol};
+use bowline_proxy::contract::resource::{Bundle, Protocol};
 use bytes::Bytes;
 use http::Request;
 use tokio::{

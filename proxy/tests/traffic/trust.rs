@@ -3,7 +3,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -74,12 +74,12 @@ async fn a_dropped_root_takes_along_only_those_who_depend_on_it() {
     let mut other = config([127, 0, 0, 1].into());
     other.mesh_port = mesh.server.handle.mesh.port();
     let other = plane(other, new.leaf(&id("client"), &both));
-    let key = bowline_proxy::control::apply::ServiceKey { namespace: "shop".into(), name: "web".into() };
+    let key = bowline_proxy::contract::resource::ServiceKey { namespace: "shop".into(), name: "web".into() };
     let ip = crate::mesh::SERVICE.parse().unwrap();
     let Some(bowline_proxy::control::state::Target::Service(_, watch)) = mesh.client.state.peek(ip) else {
         panic!("the service is known")
     };
-    other.state.set_address(ip, Some(Arc::new(bowline_proxy::control::apply::Address::Service(key.clone()))));
+    other.state.set_address(ip, Some(Arc::new(bowline_proxy::contract::resource::Address::Service(key.clone()))));
     other.state.set_service(key, watch.borrow().clone());
 
     let echo = |mut stream: TcpStream| async move {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bowline_proxy::control::apply::Protocol;
+use bowline_proxy::contract::resource::Protocol;
 use bytes::Bytes;
 use http::Request;
 use tokio::io::AsyncWriteExt;

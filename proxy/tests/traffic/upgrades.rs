@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use bowline_proxy::{
+use bowline_proxy::contract::{
     bootstrap::tunnel::{self, App},
-    control::apply::Protocol,
+    resource::Protocol,
 };
 use http::{Method, Request, Version};
 use tokio::{

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use bowline_proxy::{clock, control::apply::Bundle, identity::leaf::Leaf};
+use bowline_proxy::{clock, contract::resource::Bundle, identity::leaf::Leaf};
 
 use super::fleet::Fleet;
 
@@ -74,8 +74,8 @@ mod tests {
         ledger::{Requests, Write},
     };
     use bowline_proxy::{
-        control::apply::bundle,
-        identity::{csr, key::Key, spiffe::SpiffeId},
+        contract::{resource::bundle, spiffe::SpiffeId},
+        identity::{csr, key::Key},
     };
 
     use super::*;

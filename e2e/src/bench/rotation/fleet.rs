@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bowline_proxy::{
-    bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH},
+    contract::bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH},
     control::{
         state::State,
         stream::{self, Client, Who},

@@ -3,7 +3,7 @@ mod world;
 use std::time::Duration;
 
 use bowline_crds::mesh::{AuthorityPhase, RotationCause, RotationKind};
-use bowline_proxy::identity::spiffe::SpiffeId;
+use bowline_proxy::contract::spiffe::SpiffeId;
 use proptest::prelude::*;
 
 use self::world::{HOUR, World};

@@ -1,5 +1,5 @@
 use bowline_crds::names::INJECTED_ANNOTATION;
-use bowline_proxy::proto::{self, ObservedClock, ObservedProxy};
+use bowline_proxy::contract::proto::{self, ObservedClock, ObservedProxy};
 use serde_json::{Value, json};
 
 use super::*;

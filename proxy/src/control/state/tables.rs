@@ -8,10 +8,8 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{
-    super::apply::{Service, ServiceKey, Workload},
-    Key, Target,
-};
+use super::{Key, Target};
+use crate::contract::resource::{Service, ServiceKey, Workload};
 
 #[derive(Debug, Default)]
 pub(super) struct Tables {

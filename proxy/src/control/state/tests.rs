@@ -3,7 +3,7 @@ use std::{collections::HashSet, net::Ipv4Addr, sync::Arc};
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::apply::Selection;
+use crate::contract::resource::Selection;
 
 fn ip(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))

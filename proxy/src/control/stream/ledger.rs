@@ -8,11 +8,11 @@ use std::{
 };
 
 use crate::{
-    control::{
-        apply::{Service, ServiceKey},
-        state::{Changes, Key},
+    contract::{
+        proto::{Digest, Heartbeat, ResourceKey, ResourceType, ResourceVersion},
+        resource::{Service, ServiceKey},
     },
-    proto::{Digest, Heartbeat, ResourceKey, ResourceType, ResourceVersion},
+    control::state::{Changes, Key},
 };
 
 /// How long after a change of subscriptions a differing digest may be a message that is still on its way.

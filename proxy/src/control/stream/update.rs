@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::ledger::{Ledger, Name};
 use crate::{
-    control::{
-        apply::{self, Address, Checked},
-        state::{Key, State},
+    contract::{
+        proto::{Ack, Rejection, Resource, ResourceType, ResourceVersion, Update},
+        resource::{self, Address, Checked},
     },
+    control::state::{Key, State},
     identity::store::Store,
-    proto::{Ack, Rejection, Resource, ResourceType, ResourceVersion, Update},
 };
 
 /// Applies `update` and answers for each resource of a known type that is still wanted.
@@ -49,7 +49,7 @@ fn load(name: &Name, resource: &Resource, ledger: &mut Ledger, state: &State, st
     let checked = if resource.version == 0 {
         None
     } else {
-        Some(apply::check(resource.r#type, &resource.body).map_err(|e| e.to_string())?)
+        Some(resource::check(resource.r#type, &resource.body).map_err(|e| e.to_string())?)
     };
     match (name, checked) {
         (Name::TrustBundle, Some(Checked::TrustBundle(bundle))) => {
@@ -84,8 +84,8 @@ fn load(name: &Name, resource: &Resource, ledger: &mut Ledger, state: &State, st
 }
 
 fn service(
-    key: &apply::ServiceKey,
-    service: Option<Arc<apply::Service>>,
+    key: &resource::ServiceKey,
+    service: Option<Arc<resource::Service>>,
     ledger: &mut Ledger,
     state: &State,
 ) -> Result<(), String> {

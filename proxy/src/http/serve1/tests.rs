@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    bootstrap::tunnel::App,
+    contract::bootstrap::tunnel::App,
     control::state::State,
     dataplane::Config,
     drain::Drain,

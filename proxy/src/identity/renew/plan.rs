@@ -1,6 +1,6 @@
 //! When the leaf is to be renewed. Pure.
 
-use crate::control::apply::Bundle;
+use crate::contract::resource::Bundle;
 
 /// Share of the half-life by which renewals of different proxies drift apart.
 const JITTER: f64 = 0.1;

@@ -5,12 +5,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use prost::Message;
 
-use crate::{
-    identity::spiffe::{SpiffeError, SpiffeId, is_trust_domain},
+use crate::contract::{
     proto::{self, ResourceType},
+    spiffe::{SpiffeError, SpiffeId, is_trust_domain},
 };
 
-pub use crate::proto::{MtlsMode, Protocol};
+pub use crate::contract::proto::{MtlsMode, Protocol};
 
 /// Largest encoded resource, in bytes: a Service with about 20,000 endpoints.
 pub const MAX_RESOURCE_BYTES: usize = 4 << 20;
