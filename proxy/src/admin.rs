@@ -9,18 +9,22 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    clock,
+    admin::server::{Answer, answer, text},
     contract::{
         bootstrap::VERSION,
         resource::{InboundPolicy, Service, Workload},
     },
     control::state::{State, Target},
-    health::Health,
-    identity::store::{Current, Store},
-    serve_http::{Answer, answer, text},
+    identity::{
+        clock,
+        store::{Current, Store},
+    },
+    telemetry::health::Health,
 };
 
+pub mod probes;
 mod process;
+pub mod server;
 
 const JSON: &str = "application/json";
 /// Prometheus' text format.

@@ -1,5 +1,4 @@
 //! Configuration from the control plane: the stream that brings it and the state that it fills.
 
-pub mod dial;
 pub mod state;
 pub mod stream;

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use bowline_proxy::{gate, life, logs, standalone};
+use bowline_proxy::{
+    process::{gate, life, standalone},
+    telemetry::logs,
+};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]

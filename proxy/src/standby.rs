@@ -3,7 +3,10 @@
 
 use std::process::ExitCode;
 
-use bowline_proxy::{bootstrap::env, settings, slots};
+use bowline_proxy::{
+    contract::bootstrap::env,
+    process::{settings, slots},
+};
 
 fn main() -> ExitCode {
     let variable = |name: &str| std::env::var(name).ok();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bowline_proxy::redirect::{Skip, install};
+use bowline_proxy::process::redirect::{Skip, install};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::SockRef;
 

@@ -22,7 +22,7 @@ pub(super) fn write(put: &mut impl FnMut(&str, &str, &str, String)) {
 
 fn started() -> i64 {
     static STARTED: OnceLock<i64> = OnceLock::new();
-    *STARTED.get_or_init(crate::clock::unix_seconds)
+    *STARTED.get_or_init(crate::identity::clock::unix_seconds)
 }
 
 /// Processor time, virtual and resident bytes from `/proc/self/stat` (proc(5)).

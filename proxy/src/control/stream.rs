@@ -14,13 +14,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{
-    dial::{self, DialError},
-    state::State,
-};
+use super::state::State;
 use crate::{
     backoff::Backoff,
-    clock,
     contract::{
         bootstrap::VERSION,
         proto::{
@@ -28,14 +24,16 @@ use crate::{
             control_message::Kind as Control, proxy_message::Kind as Proxy,
         },
     },
-    health::Health,
     identity::{
         client::newest,
+        clock,
+        dial::{self, DialError},
         leaf::Leaf,
         mount::{MountError, Mounts},
         store::Store,
+        tls,
     },
-    tls,
+    telemetry::health::Health,
 };
 
 pub mod ledger;

@@ -13,13 +13,15 @@ use super::{
     store::Store,
 };
 use crate::{
-    clock,
     contract::{
         proto::{SignRequest, identity_client::IdentityClient},
         resource::{ApplyError, Bundle, bundle},
         spiffe::{SpiffeError, SpiffeId},
     },
-    control::dial::{self, DialError},
+    identity::{
+        clock,
+        dial::{self, DialError},
+    },
 };
 
 /// How long the identity service may take to answer.

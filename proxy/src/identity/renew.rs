@@ -8,7 +8,7 @@ use super::{
     leaf::Leaf,
     store::{Store, StoreError},
 };
-use crate::{backoff::Backoff, clock, contract::resource::Bundle, health::Health};
+use crate::{backoff::Backoff, contract::resource::Bundle, identity::clock, telemetry::health::Health};
 
 pub mod plan;
 

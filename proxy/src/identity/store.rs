@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::leaf::Leaf;
 use crate::{
     contract::{resource::Bundle, spiffe::SpiffeId},
-    tls::{self, Configs, TlsError},
+    identity::tls::{self, Configs, TlsError},
 };
 
 /// Leaf, bundle and the TLS configurations made of them.

@@ -25,8 +25,8 @@ use bowline_proxy::{
         resource::Bundle,
     },
     control::{state::State, stream},
-    health::Health,
     identity::{client::Asker, mount::Mounts, renew, store::Store},
+    telemetry::health::Health,
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},

@@ -10,7 +10,7 @@ use bowline_proxy::{
         bootstrap::Reason,
         resource::{Protocol, Selection},
     },
-    metrics::Direction,
+    telemetry::metrics::Direction,
 };
 
 use tokio::net::TcpStream;

@@ -2,7 +2,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bowline_proxy::{
     contract::{bootstrap::Reason, resource::Protocol},
-    metrics::Direction,
+    telemetry::metrics::Direction,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bowline_proxy::{
     contract::{bootstrap::Reason, resource::Protocol},
-    metrics::Direction,
+    telemetry::metrics::Direction,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -12,10 +12,12 @@ use bowline_proxy::{
         spiffe::SpiffeId,
     },
     control::state::State,
-    dataplane::{self, Config, Destination, Handle, Here},
-    identity::store::{Current, Store},
-    metrics::Metrics,
-    tls,
+    data_path::start::{self, Config, Destination, Handle, Here},
+    identity::{
+        store::{Current, Store},
+        tls,
+    },
+    telemetry::metrics::Metrics,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -102,7 +104,7 @@ pub(crate) fn config(ip: IpAddr) -> Config {
 pub(crate) fn plane(config: Config, current: Current) -> Plane {
     let (store, state) = (Store::new(), State::fixed());
     store.publish(current);
-    let handle = dataplane::start(config, Arc::clone(&store), Arc::clone(&state), Metrics::new()).unwrap();
+    let handle = start::start(config, Arc::clone(&store), Arc::clone(&state), Metrics::new()).unwrap();
     Plane { handle, store, state }
 }
 

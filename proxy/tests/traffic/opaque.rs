@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, time::Duration};
 
-use bowline_proxy::{contract::resource::Protocol, dataplane::Destination};
+use bowline_proxy::{contract::resource::Protocol, data_path::start::Destination};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -5,7 +5,7 @@ use bowline_proxy::{
         bootstrap::Reason,
         resource::{InboundPolicy, Protocol},
     },
-    metrics::Direction,
+    telemetry::metrics::Direction,
 };
 use bytes::Bytes;
 use tokio::{

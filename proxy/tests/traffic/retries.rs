@@ -7,7 +7,7 @@ use std::sync::{
 
 use bowline_proxy::{
     contract::{bootstrap::Reason, resource::Protocol},
-    metrics::Direction,
+    telemetry::metrics::Direction,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use bowline_proxy::{clock, contract::resource::Bundle, identity::leaf::Leaf};
+use bowline_proxy::{
+    contract::resource::Bundle,
+    identity::{clock, leaf::Leaf},
+};
 
 use super::fleet::Fleet;
 

@@ -18,8 +18,8 @@ use bowline_proxy::{
         state::State,
         stream::{self, Client, Who},
     },
-    health::Health,
     identity::{client::Asker, mount::Mounts, renew, store::Store},
+    telemetry::health::Health,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
