@@ -1,4 +1,6 @@
 //! Bowline's user-facing Kubernetes types and the names that users type; nothing else.
+//!
+//! Floors, from the ground up: `duration` < `mesh`, `conditions`, `names`.
 
 pub mod conditions;
 pub mod duration;

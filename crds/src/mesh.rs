@@ -6,10 +6,12 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod mtls;
 pub mod rules;
 mod schemas;
 mod source;
 mod status;
+pub use mtls::{Mtls, MtlsMode};
 pub use source::{CertManagerSource, IssuerRef, Rotation, SecretSource, Source};
 pub use status::{
     AuthorityPhase, AuthorityStatus, CertificatesStatus, MeshStatus, NamespacesStatus, ProxiesStatus, RotationCause,
@@ -193,24 +195,6 @@ pub struct Injection {
         validation = Rule::new(rules::PORTS_RULE).message(rules::PORTS)
     )]
     pub skip_outbound_ports: Vec<u16>,
-}
-
-/// Whether plaintext is accepted.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Mtls {
-    /// `Strict`: meshed pods accept only mutual TLS. `Permissive`: plaintext too, while a cluster adopts the mesh.
-    pub mode: MtlsMode,
-}
-
-/// See [`Mtls::mode`].
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MtlsMode {
-    /// Only mutual TLS.
-    #[default]
-    Strict,
-    /// Plaintext too.
-    Permissive,
 }
 
 /// Defaults that serde and the schema share.

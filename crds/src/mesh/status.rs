@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, T
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::MtlsMode;
+use super::mtls::MtlsMode;
 
 /// What was found and done.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
