@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
     admin::server::{Answer, text},
-    contract::bootstrap::{Probe, ProbeAction},
+    contract::probe::{Probe, ProbeAction},
     telemetry::health::Health,
 };
 

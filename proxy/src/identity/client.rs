@@ -15,8 +15,9 @@ use super::{
 use crate::{
     contract::{
         proto::{SignRequest, identity_client::IdentityClient},
-        resource::{ApplyError, Bundle, bundle},
+        resource::Bundle,
         spiffe::{SpiffeError, SpiffeId},
+        validate::{InvalidResource, trust_bundle},
     },
     identity::{
         clock,
@@ -69,8 +70,8 @@ pub enum ObtainError {
     Bundle(String),
 }
 
-impl From<ApplyError> for ObtainError {
-    fn from(e: ApplyError) -> Self {
+impl From<InvalidResource> for ObtainError {
+    fn from(e: InvalidResource) -> Self {
         Self::Bundle(e.to_string())
     }
 }
@@ -109,7 +110,7 @@ impl Asker {
         let answer = client.sign(request).await.map_err(|s| refused(&id, &s))?.into_inner();
         warn_of_skew(answer.server_time_ms);
         let offered = answer.bundle.ok_or_else(|| ObtainError::Bundle("there is none".into()))?;
-        let offered = bundle(offered)?;
+        let offered = trust_bundle(offered)?;
         let chain = answer.chain_der.into_iter().map(CertificateDer::from).collect();
         let leaf = Leaf::check(&id, key, chain, &offered, clock::unix_seconds())?;
         Ok((leaf, offered))

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    contract::bootstrap::{MAX_DEFAULT_WORKERS, Probe, env, paths},
+    contract::{
+        bootstrap::{MAX_DEFAULT_WORKERS, env, paths},
+        probe::Probe,
+    },
     identity::mount::Mounts,
 };
 

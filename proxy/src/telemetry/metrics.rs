@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::contract::bootstrap::Reason;
+use crate::contract::reason::Reason;
 
 mod text;
 

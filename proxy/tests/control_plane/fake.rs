@@ -173,7 +173,7 @@ pub(crate) fn bundle(cas: &[&Ca], sequence: u64) -> TrustBundle {
 }
 
 pub(crate) fn checked(cas: &[&Ca], sequence: u64) -> Bundle {
-    bowline_proxy::contract::resource::bundle(bundle(cas, sequence)).unwrap()
+    bowline_proxy::contract::validate::trust_bundle(bundle(cas, sequence)).unwrap()
 }
 
 pub(crate) fn resource(kind: ResourceType, key: &str, version: u64, body: &impl prost::Message) -> Resource {

@@ -16,9 +16,9 @@ use bowline_proxy::{
     contract::bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH},
     control::{
         state::State,
-        stream::{self, Client, Who},
+        stream::{self, Client, ProxyId},
     },
-    identity::{client::Asker, mount::Mounts, renew, store::Store},
+    identity::{client::CertificateClient, mount::Mounts, renew, store::Store},
     telemetry::health::Health,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -122,9 +122,10 @@ impl Proxy {
         let pod = cluster::pod(n);
         let proxy = Self { store: Store::new(), state: State::new(), health: Arc::default() };
         let mounts = mounted.of(&pod);
-        let asker = Asker { mounts: mounts.clone(), namespace: NAMESPACE.into(), service_account: ACCOUNT.into() };
+        let asker =
+            CertificateClient { mounts: mounts.clone(), namespace: NAMESPACE.into(), service_account: ACCOUNT.into() };
         runtime.spawn(renew::keep(asker, Arc::clone(&proxy.store), Arc::clone(&proxy.health)));
-        let who = Who { namespace: NAMESPACE.into(), uid: cluster::uid(&pod), pod, slot: "a".into() };
+        let who = ProxyId { namespace: NAMESPACE.into(), uid: cluster::uid(&pod), pod, slot: "a".into() };
         runtime.spawn(stream::keep(Client {
             who,
             mounts,

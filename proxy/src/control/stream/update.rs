@@ -6,7 +6,8 @@ use super::ledger::{Ledger, Name};
 use crate::{
     contract::{
         proto::{Ack, Rejection, Resource, ResourceType, ResourceVersion, Update},
-        resource::{self, Address, Checked},
+        resource::{self, Address},
+        validate::{self, ValidResource},
     },
     control::state::{Key, State},
     identity::store::Store,
@@ -49,13 +50,13 @@ fn load(name: &Name, resource: &Resource, ledger: &mut Ledger, state: &State, st
     let checked = if resource.version == 0 {
         None
     } else {
-        Some(resource::check(resource.r#type, &resource.body).map_err(|e| e.to_string())?)
+        Some(validate::resource(resource.r#type, &resource.body).map_err(|e| e.to_string())?)
     };
     match (name, checked) {
-        (Name::TrustBundle, Some(Checked::TrustBundle(bundle))) => {
+        (Name::TrustBundle, Some(ValidResource::TrustBundle(bundle))) => {
             store.install_bundle(Arc::unwrap_or_clone(bundle)).map(drop).map_err(|e| e.to_string())
         }
-        (Name::InboundPolicy, Some(Checked::InboundPolicy(policy))) => {
+        (Name::InboundPolicy, Some(ValidResource::InboundPolicy(policy))) => {
             state.set_inbound_policy(policy);
             Ok(())
         }
@@ -66,7 +67,7 @@ fn load(name: &Name, resource: &Resource, ledger: &mut Ledger, state: &State, st
             state.set_address(*ip, None);
             Ok(())
         }
-        (Name::Key(Key::Address(ip)), Some(Checked::Address(address))) => {
+        (Name::Key(Key::Address(ip)), Some(ValidResource::Address(address))) => {
             state.set_address(*ip, Some(Arc::clone(&address)));
             if let Address::Service(key) = &*address
                 && let Some(service) = ledger.take_parked(key)
@@ -76,7 +77,7 @@ fn load(name: &Name, resource: &Resource, ledger: &mut Ledger, state: &State, st
             Ok(())
         }
         (Name::Key(Key::Service(key)), None) => service(key, None, ledger, state),
-        (Name::Key(Key::Service(key)), Some(Checked::Service(s))) if s.key == *key => {
+        (Name::Key(Key::Service(key)), Some(ValidResource::Service(s))) if s.key == *key => {
             service(key, Some(s), ledger, state)
         }
         (_, Some(_)) => Err(format!("its body does not belong to its key {:?}", resource.key)),

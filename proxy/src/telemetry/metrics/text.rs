@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{BUCKETS, CLASSES, Direction, Metrics};
-use crate::contract::bootstrap::Reason;
+use crate::contract::reason::Reason;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
