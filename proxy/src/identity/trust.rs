@@ -1,8 +1,8 @@
-//! Whether a connection between two proxies still stands on what is trusted: both ends' chains were verified in its handshake, and
+//! Whether a connection between two proxies may still be trusted: both ends' chains were verified in its handshake, and
 //! roots are dropped later.
 //!
 //! A root that an ordinary rotation dropped ends nothing: the connection takes nothing new and finishes what it carries, however
-//! long that takes. One whose key is compromised proves nothing, and what stands on it is cut off.
+//! long that takes. One whose key is compromised proves nothing, and connections that depend on it are cut off.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,20 +18,20 @@ use crate::{
     },
 };
 
-/// How long what stands on a revoked root may finish what it carries: a request that is under way is nobody's attack, and another
+/// How long a connection that depends on a revoked root may finish what it carries: a request that is under way is nobody's attack, and another
 /// connection takes the next one.
 pub(crate) const REVOKED_GRACE: Duration = Duration::from_secs(1);
 
-/// What became of a connection.
+/// Why a connection is no longer trusted: what became of the root on which it depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Untrusted {
-    /// To finish what it carries.
+    /// An ordinary rotation dropped it: the connection finishes what it carries.
     Dropped,
-    /// To be cut off after [`REVOKED_GRACE`].
+    /// Its key is compromised: the connection is cut off after [`REVOKED_GRACE`].
     Revoked,
 }
 
-/// What a connection stands on.
+/// Watches whether the chains of both ends of a connection are still trusted.
 pub(crate) struct TrustWatch {
     store: Arc<Store>,
     changes: watch::Receiver<u64>,
@@ -46,7 +46,7 @@ pub(crate) struct TrustWatch {
 }
 
 impl TrustWatch {
-    /// Of a connection whose handshake was made with `current`, to a peer that presented `peer`.
+    /// For a connection whose handshake was made with `current`, to a peer that presented `peer`.
     pub(crate) fn new(store: &Arc<Store>, current: &Arc<Current>, peer: &[CertificateDer<'_>]) -> Self {
         Self {
             changes: store.watch(),
@@ -63,7 +63,7 @@ impl TrustWatch {
     /// Waits until trust is lost; after [`Untrusted::Dropped`] only [`Untrusted::Revoked`] follows.
     pub(crate) async fn lost(&mut self) -> Untrusted {
         loop {
-            let lost = self.look();
+            let lost = self.check();
             if lost == Some(Untrusted::Revoked) || (lost == Some(Untrusted::Dropped) && !self.dropped) {
                 self.dropped = true;
                 return lost.unwrap_or(Untrusted::Revoked);
@@ -80,8 +80,8 @@ impl TrustWatch {
         while self.lost().await != Untrusted::Revoked {}
     }
 
-    /// Judges what changed since the last look.
-    fn look(&mut self) -> Option<Untrusted> {
+    /// Judges what changed since the last check.
+    fn check(&mut self) -> Option<Untrusted> {
         let current = self.store.current()?;
         let seen = std::mem::replace(&mut self.seen, Arc::clone(&current));
         let (old, new) = (&seen.bundle, &current.bundle);
@@ -96,7 +96,7 @@ impl TrustWatch {
     }
 }
 
-/// As [`TrustWatch::lost`]; what stands on nothing loses nothing.
+/// As [`TrustWatch::lost`]; a connection in plain depends on no root and never loses trust.
 pub(crate) async fn lost(watch: &mut Option<TrustWatch>) -> Untrusted {
     match watch {
         Some(watch) => watch.lost().await,

@@ -123,9 +123,9 @@ pub const STANDBY_PROGRAM: &str = "bowline-standby";
 /// Name of the proxy's program.
 pub const PROXY_PROGRAM: &str = "bowline-proxy";
 
-/// Becomes the program `name` that lies beside this one, with the arguments `arguments`; returns only if there is none.
+/// Replaces this process (exec) by the program `name` that lies beside this one, with the arguments `arguments`; returns only if that fails.
 #[must_use]
-pub fn become_program(name: &str, arguments: &[&str]) -> io::Error {
+pub fn exec_sibling(name: &str, arguments: &[&str]) -> io::Error {
     match std::env::current_exe() {
         Ok(own) => Command::new(own.with_file_name(name)).args(arguments).exec(),
         Err(e) => e,
