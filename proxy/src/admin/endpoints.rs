@@ -37,7 +37,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// HttpResponses on the admin port.
+    /// Responds on the admin port.
     #[must_use]
     pub fn admin(&self, path: &str) -> HttpResponse {
         match path {
@@ -49,7 +49,7 @@ impl Admin {
         }
     }
 
-    /// HttpResponses on the metrics port.
+    /// Responds on the metrics port.
     #[must_use]
     pub fn public(&self, path: &str) -> HttpResponse {
         match path {

@@ -94,7 +94,7 @@ impl Probes {
     }
 }
 
-/// What of an id may be told: its key, if it has one, is known to those alone who may read the pod.
+/// What of an id may be logged: its key, if it has one, is known to those alone who may read the pod.
 fn name(id: &str) -> &str {
     id.rmatch_indices('/').nth(1).map_or(id, |(at, _)| &id[at + 1..])
 }

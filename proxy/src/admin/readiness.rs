@@ -20,7 +20,7 @@ pub struct ReadinessInputs {
     pub policy: bool,
     /// Whether the data plane's listeners are open.
     pub listening: bool,
-    /// Whether the proxy was told to end.
+    /// Whether the proxy was asked to terminate.
     pub draining: bool,
     /// Last error of the identity client.
     pub identity_error: Option<String>,

@@ -126,5 +126,5 @@ pub mod env {
     pub const SKIP_OUTBOUND: &str = "BOWLINE_SKIP_OUTBOUND_PORTS";
 }
 
-/// Worker threads at most when nothing else is said.
+/// Worker threads at most when nothing else is set.
 pub const MAX_DEFAULT_WORKERS: usize = 2;

@@ -1,12 +1,13 @@
 //! A probe of the application, as the injector hands it to the sidecar ([`env::PROBES`](super::bootstrap::env::PROBES)).
 
-/// A probe or lifecycle hook of an application's container, which the injector points at [`ports::PROBES`](super::bootstrap::ports::PROBES), path
-/// `/probe/ID`; the proxy carries it out against the application and answers 200 or, when it fails, 503 and why.
+/// A probe or lifecycle hook of an application's container, which the injector points at
+/// [`ports::PROBES`](super::bootstrap::ports::PROBES), path `/probe/ID`; the proxy carries it out against the application and answers 200
+/// or, when it fails, 503 and why.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and stands
-    /// in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
+    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and
+    /// stands in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
     pub id: String,
     /// What is done.
     #[serde(flatten)]

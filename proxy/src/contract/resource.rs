@@ -1,5 +1,5 @@
-//! What the control plane tells proxies, as checked domain types: trust bundle, inbound policy, addresses, Services. [`validate`](super::validate)
-//! makes them of encoded resources.
+//! What the control plane tells proxies, as checked domain types: trust bundle, inbound policy, addresses, Services.
+//! [`validate`](super::validate) makes them of encoded resources.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub struct Bundle {
     pub sequence: u64,
     /// X.509 certificates, DER.
     pub roots: Vec<Vec<u8>>,
-    /// SHA-256 of the issuing CAs whose leaves are wanted; none: no wish.
+    /// SHA-256 of the issuing CAs whose leaves are wanted; none: any.
     pub issuers: Vec<[u8; 32]>,
     /// Within how many seconds a leaf of another issuing CA is to be renewed.
     pub renew_within_seconds: u32,

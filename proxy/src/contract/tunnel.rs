@@ -1,5 +1,5 @@
-//! How two proxies talk: TLS 1.3 with client certificates to [`ports::MESH`](super::bootstrap::ports::MESH), HTTP/2 inside. The destination of a connection stands in
-//! its SNI, so that no request carries it: `PORT.APP.bowline.internal`.
+//! How two proxies talk: TLS 1.3 with client certificates to [`ports::MESH`](super::bootstrap::ports::MESH), HTTP/2 inside. The
+//! destination of a connection stands in its SNI, so that no request carries it: `PORT.APP.bowline.internal`.
 
 /// ALPN protocol of the wire contract between proxies.
 pub const ALPN: &[u8] = b"bowline/1";

@@ -1,5 +1,6 @@
-//! Decodes resources of the control stream and validates them: bytes come in, domain types ([`resource`](super::resource)) go out. The operator runs the same code on everything before it ships it, so a
-//! proxy never receives what it cannot load; the proxy runs it again, because it trusts nobody.
+//! Decodes resources of the control stream and validates them: bytes come in, domain types ([`resource`](super::resource)) go out. The
+//! operator runs the same code on everything before it ships it, so a proxy never receives what it cannot load; the proxy runs it again,
+//! because it trusts nobody.
 
 use std::{net::IpAddr, sync::Arc};
 

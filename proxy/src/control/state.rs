@@ -50,7 +50,7 @@ pub struct State {
     inbound: ArcSwapOption<InboundPolicy>,
     /// Wakes those who wait for another inbound policy.
     inbound_changed: Notify,
-    /// What holds until the control plane has spoken: nobody without mutual TLS.
+    /// What holds until the control plane has sent a policy: nobody without mutual TLS.
     strict: Arc<InboundPolicy>,
     tables: Mutex<Tables>,
     /// Wakes the stream when something is to be (un)subscribed.

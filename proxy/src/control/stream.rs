@@ -123,7 +123,7 @@ pub struct Client {
     pub state: Arc<State>,
     /// Counts and the last error.
     pub health: Arc<ControlHealth>,
-    /// Whether this slot drains: the control plane is told.
+    /// Whether this slot drains, which is reported to the control plane.
     pub serving: Arc<ServingStatus>,
 }
 

@@ -1,4 +1,5 @@
-//! Connects to the control plane: `mesh.json`, trust bundle and leaf come in, a gRPC channel goes out. TLS to whichever replica answers, verified against the trust bundle and by its SPIFFE ID.
+//! Connects to the control plane: `mesh.json`, trust bundle and leaf come in, a gRPC channel goes out. TLS to whichever replica answers,
+//! verified against the trust bundle and by its SPIFFE ID.
 
 use std::{
     error::Error,
@@ -113,8 +114,8 @@ pub async fn connect(
     Ok((channel, chain))
 }
 
-/// Connects by name, and where the name does not resolve or answer, to the addresses that the operator published: who answers must prove the
-/// same either way.
+/// Connects by name, and where the name does not resolve or answer, to the addresses that the operator published: who answers must prove
+/// the same either way.
 async fn connect_tcp(address: &str, ips: &[IpAddr]) -> io::Result<TcpStream> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let known: Vec<SocketAddr> = port.iter().flat_map(|port| ips.iter().map(|ip| (*ip, *port).into())).collect();

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// How long a connection that depends on a revoked root may finish what it carries: a request that is under way is nobody's attack, and another
-/// connection takes the next one.
+/// How long a connection that depends on a revoked root may finish what it carries: a request that is under way is nobody's attack, and
+/// another connection takes the next one.
 pub(crate) const REVOKED_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a connection is no longer trusted: what became of the root on which it depends.

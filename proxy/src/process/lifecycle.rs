@@ -1,4 +1,5 @@
-//! A slot from start to end; settings and signals come in, and every part is built here with what it uses: role → runtime → identity → control → data plane → ready; SIGTERM → drain → gone.
+//! A slot from start to end. Settings and signals come in, and every part is built here with what it uses: role → runtime → admin →
+//! identity → control → data path → ready; SIGTERM → drain → gone.
 
 use std::{io, sync::Arc};
 
@@ -110,7 +111,7 @@ async fn serve(settings: Settings, serving: Serving) -> Result<(), LifecycleErro
     let data_path = start::start(data_path_config(&settings), store, state, metrics)?;
     health.serving.set_listening();
 
-    if !serving.was_told_to_end() {
+    if !serving.received_term() {
         tokio::select! {
             _ = end.recv() => {}
             _ = interrupt.recv() => {}
@@ -118,13 +119,13 @@ async fn serve(settings: Settings, serving: Serving) -> Result<(), LifecycleErro
     }
     serving.exit_on_next_term();
     health.serving.set_draining();
-    tracing::info!(seconds = settings.drain.as_secs(), "told to end: what is in flight may finish");
+    tracing::info!(seconds = settings.drain.as_secs(), "draining: what is in flight may finish");
     let finished = data_path.drain(settings.drain).await;
     tracing::info!(finished, "drained");
     Ok(())
 }
 
-/// Where the data path listens, and what it is told of the pod.
+/// Where the data path listens, and what it knows of the pod.
 fn data_path_config(settings: &Settings) -> start::Config {
     let workload = format!("{}/{}", settings.namespace, settings.workload);
     let mut config = start::Config::for_pod(workload, settings.workers);

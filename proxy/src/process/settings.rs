@@ -1,4 +1,4 @@
-//! What the injector told this sidecar by its environment, read once and checked.
+//! What the injector set in this sidecar's environment, read once and checked.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -50,9 +50,9 @@ pub struct Settings {
     pub uid: String,
     /// Address of the pod.
     pub ip: std::net::IpAddr,
-    /// Name of the pod's node; empty: not told.
+    /// Name of the pod's node; empty: unknown.
     pub node: String,
-    /// Topology zone of the pod's node; empty: not told.
+    /// Topology zone of the pod's node; empty: unknown.
     pub zone: String,
     /// Service account of the pod.
     pub service_account: String,

@@ -91,7 +91,7 @@ impl ServingStatus {
         self.listening.load(Ordering::Acquire)
     }
 
-    /// The proxy was told to end.
+    /// The proxy was asked to terminate.
     pub fn set_draining(&self) {
         self.draining.send_replace(true);
     }

@@ -131,7 +131,7 @@ impl Metrics {
         if let Some(series) = all.get(&key) {
             return Arc::clone(series);
         }
-        // Two places stay free for the others of each direction.
+        // Two label sets stay free for `other`, one in each direction.
         let key = if all.len() + 2 < MAX_HTTP_SERIES { key } else { (direction, OTHER.into(), OTHER.into()) };
         Arc::clone(all.entry(key).or_default())
     }

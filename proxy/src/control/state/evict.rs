@@ -41,7 +41,7 @@ impl Tables {
             self.removed.insert(Subscription::Address(ip));
         }
         if let Resolution::Service(key) = entry.resolution {
-            // Whoever watches it keeps the last value: it was not said to be gone.
+            // Whoever watches it keeps the last value: it was not deleted.
             drop(self.unname(&key));
         }
     }

@@ -18,6 +18,6 @@ pub enum Subscription {
 pub struct SubscriptionDelta {
     /// Newly wanted. A Service is in it only if it did not come with the address that names it.
     pub add: Vec<Subscription>,
-    /// No longer wanted, to be said first: what is in both was dropped and is wanted again, from the beginning.
+    /// No longer wanted, to be sent first: what is in both was dropped and is wanted again, from the beginning.
     pub remove: Vec<Subscription>,
 }

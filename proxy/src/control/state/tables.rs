@@ -30,7 +30,7 @@ pub(super) struct AddressEntry {
     pub(super) changed: Arc<Notify>,
 }
 
-/// What the control plane said of an address.
+/// What an address was found to be.
 #[derive(Debug, Clone)]
 pub(super) enum Resolution {
     /// The control plane was asked and has not answered yet.
@@ -42,7 +42,7 @@ pub(super) enum Resolution {
 
 #[derive(Debug)]
 pub(super) struct ServiceEntry {
-    /// Whether the control plane said anything of it yet.
+    /// Whether the control plane has sent it, or that it does not exist.
     pub(super) answered: bool,
     pub(super) value: watch::Sender<Option<Arc<Service>>>,
     pub(super) changed: Arc<Notify>,

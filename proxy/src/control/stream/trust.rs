@@ -25,12 +25,14 @@ pub(super) struct ConnectionTrust<'a> {
 }
 
 impl<'a> ConnectionTrust<'a> {
-    /// Of a connection to a control plane that presented `server`, to which `leaf` was presented; `changes` of the store are judged from then on.
+    /// Of a connection to a control plane that presented `server`, to which `leaf` was presented; `changes` of the store are judged from
+    /// then on.
     pub(super) fn new(server: Vec<CertificateDer<'static>>, leaf: &'a Leaf, changes: watch::Receiver<u64>) -> Self {
         Self { server, leaf, made: UnixTime::now(), changes, leave_at: None }
     }
 
-    /// Waits until leaf or bundle change; fails as [`ConnectionTrust::judge`] does, and when it is time to leave a server whose root was dropped.
+    /// Waits until leaf or bundle change; fails as [`ConnectionTrust::judge`] does, and when it is time to leave a server whose root was
+    /// dropped.
     pub(super) async fn changed(&mut self, store: &Store) -> Result<(), Distrusted> {
         tokio::select! {
             // The store outlives the stream, so there is always a sender.

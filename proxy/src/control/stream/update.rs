@@ -1,6 +1,6 @@
-//! Where what the control plane sends becomes what connections read: each encoded resource of an [`Update`] is validated by itself and put into
-//! the [`State`] (addresses, Services, inbound policy) or the identity [`Store`] (trust bundle). What is refused leaves the last good one in use.
-//! A further type of resource, such as a route, enters the proxy in [`load`], after [`validate`].
+//! Where what the control plane sends becomes what connections read: each encoded resource of an [`Update`] is validated by itself and
+//! put into the [`State`] (addresses, Services, inbound policy) or the identity [`Store`] (trust bundle). What is refused leaves the last
+//! good one in use. A further type of resource, such as a route, enters the proxy in [`load`], after [`validate`].
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Which version of each resource is held and was sent: what a new stream announces (xDS: initial resource versions), and what the digests of
-//! heartbeats are compared with. Pure.
+//! Which version of each resource is held and was sent: what a new stream announces (xDS: initial resource versions), and what the
+//! digests of heartbeats are compared with. Pure.
 
 use std::{
     collections::HashMap,
