@@ -36,7 +36,7 @@ use crate::{
 mod resource_name;
 mod trust;
 mod update;
-pub mod versions;
+mod versions;
 
 use trust::ConnectionTrust;
 pub use trust::Distrusted;

@@ -12,7 +12,7 @@ use crate::{
 
 /// A resource as the stream names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ResourceName {
+pub(super) enum ResourceName {
     /// The trust bundle.
     TrustBundle,
     /// The inbound policy.
@@ -24,7 +24,7 @@ pub enum ResourceName {
 impl ResourceName {
     /// Reads the name of a resource; `None`: of no type or form that this version knows.
     #[must_use]
-    pub fn parse(kind: i32, key: &str) -> Option<Self> {
+    pub(super) fn parse(kind: i32, key: &str) -> Option<Self> {
         match ResourceType::try_from(kind).ok()? {
             ResourceType::TrustBundle => key.is_empty().then_some(Self::TrustBundle),
             ResourceType::InboundPolicy => key.is_empty().then_some(Self::InboundPolicy),
@@ -44,7 +44,7 @@ impl ResourceName {
 
     /// Its type.
     #[must_use]
-    pub fn kind(&self) -> ResourceType {
+    pub(super) fn kind(&self) -> ResourceType {
         match self {
             Self::TrustBundle => ResourceType::TrustBundle,
             Self::InboundPolicy => ResourceType::InboundPolicy,

@@ -36,7 +36,7 @@ struct Entry {
 
 /// What the digests of a heartbeat show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DigestCheck {
+pub(super) enum DigestCheck {
     /// Both sides have the same.
     InSync,
     /// They differ, maybe because something is on its way.
@@ -55,7 +55,7 @@ struct Parked {
 
 /// Versions by resource, across streams.
 #[derive(Debug, Default)]
-pub struct Versions {
+pub(super) struct Versions {
     entries: HashMap<ResourceName, Entry>,
     parked: HashMap<ServiceKey, Parked>,
     changed: Option<Instant>,
@@ -64,7 +64,7 @@ pub struct Versions {
 
 impl Versions {
     /// Begins a new stream that wants `wanted`: gives what is held, and what is wanted and not held.
-    pub fn restart(&mut self, wanted: Vec<Subscription>) -> (Vec<ResourceVersion>, Vec<ResourceKey>) {
+    pub(super) fn restart(&mut self, wanted: Vec<Subscription>) -> (Vec<ResourceVersion>, Vec<ResourceKey>) {
         let mut entries = HashMap::with_capacity(wanted.len() + 2);
         let (mut known, mut add) = (Vec::new(), Vec::new());
         let always = [ResourceName::TrustBundle, ResourceName::InboundPolicy];
@@ -83,7 +83,7 @@ impl Versions {
     }
 
     /// Notes what became wanted and unwanted; gives both as the stream names them.
-    pub fn change(&mut self, changes: SubscriptionDelta, now: Instant) -> (Vec<ResourceKey>, Vec<ResourceKey>) {
+    pub(super) fn change(&mut self, changes: SubscriptionDelta, now: Instant) -> (Vec<ResourceKey>, Vec<ResourceKey>) {
         if changes != SubscriptionDelta::default() {
             self.changed = Some(now);
         }
@@ -102,7 +102,7 @@ impl Versions {
     }
 
     /// Notes that a version was sent, and whether it is in use.
-    pub fn sent(&mut self, name: ResourceName, version: u64, accepted: bool) {
+    pub(super) fn sent(&mut self, name: ResourceName, version: u64, accepted: bool) {
         let entry = self.entries.entry(name).or_default();
         entry.sent = Some(version);
         if accepted {
@@ -111,7 +111,7 @@ impl Versions {
     }
 
     /// Keeps a Service until an address names it; `false` when there are too many.
-    pub fn park(&mut self, key: ServiceKey, service: Option<Arc<Service>>) -> bool {
+    pub(super) fn park(&mut self, key: ServiceKey, service: Option<Arc<Service>>) -> bool {
         if self.parked.len() >= MAX_PARKED && !self.parked.contains_key(&key) {
             return false;
         }
@@ -120,12 +120,12 @@ impl Versions {
     }
 
     /// Takes a parked Service out.
-    pub fn take_parked(&mut self, key: &ServiceKey) -> Option<Option<Arc<Service>>> {
+    pub(super) fn take_parked(&mut self, key: &ServiceKey) -> Option<Option<Arc<Service>>> {
         self.parked.remove(key).map(|p| p.service)
     }
 
     /// Gives up Services that no address named between two heartbeats: to be unsubscribed.
-    pub fn unpark(&mut self) -> Vec<ResourceKey> {
+    pub(super) fn unpark(&mut self) -> Vec<ResourceKey> {
         let mut gone = Vec::new();
         self.parked.retain(|key, parked| {
             if parked.old {
@@ -140,7 +140,7 @@ impl Versions {
     }
 
     /// Compares a heartbeat with what arrived.
-    pub fn check_digests(&mut self, beat: &Heartbeat, now: Instant) -> DigestCheck {
+    pub(super) fn check_digests(&mut self, beat: &Heartbeat, now: Instant) -> DigestCheck {
         let differs = beat.digests.iter().any(|theirs| {
             // Types of a newer control plane are not ours to judge.
             ResourceType::try_from(theirs.r#type).is_ok_and(|kind| self.digest(kind) != *theirs)
@@ -156,7 +156,7 @@ impl Versions {
 
     /// Digest over everything of a type that was sent and is still wanted, what is known to be absent included.
     #[must_use]
-    pub fn digest(&self, kind: ResourceType) -> Digest {
+    pub(super) fn digest(&self, kind: ResourceType) -> Digest {
         let sent = self.entries.iter().filter(|(name, _)| name.kind() == kind).filter_map(|(_, e)| e.sent);
         let (count, xor) = sent.fold((0, 0), |(count, xor), version| (count + 1, xor ^ version));
         Digest { r#type: kind.into(), count, xor }
