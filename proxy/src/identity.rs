@@ -2,7 +2,7 @@
 //! trust bundle and the TLS configurations made of them go out, swapped as one ([`store`]).
 //!
 //! [`renew`], over and over: [`mount`] → [`key`] → [`csr`] → [`client`], over [`control_plane`] → [`leaf`] → [`store`], [`tls`].
-//! [`trust`] tells connections when what they were verified against is no longer trusted.
+//! `trust` tells connections when what they were verified against is no longer trusted.
 
 pub mod backoff;
 pub mod client;

@@ -1,5 +1,5 @@
 //! The control stream: messages of the control plane come in, [`State`] and identity [`Store`] are filled. This file keeps a stream open to
-//! whichever replica answers; [`versions`] holds which version of each resource is in use, [`update`] puts what arrives into the table that
+//! whichever replica answers; `versions` holds which version of each resource is in use, `update` puts what arrives into the table that
 //! connections read.
 
 use std::{

@@ -1,5 +1,5 @@
-//! The redirect inside the pod's network namespace: what containers send goes to the proxy, what comes for them too. [`rules`] says which
-//! packets, [`message`] turns that into one atomic transaction, [`netlink`] hands it to the kernel.
+//! The redirect inside the pod's network namespace: what containers send goes to the proxy, what comes for them too. `rules` says which
+//! packets, `message` turns that into one atomic transaction, `netlink` hands it to the kernel.
 
 use std::io;
 

@@ -37,7 +37,7 @@ pub struct SettingsError {
     pub problem: String,
 }
 
-/// See [`env`].
+/// See [`env`](mod@env).
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `a` or `b`.
