@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bowline_proxy::contract::bootstrap::{REASON_HEADER, Reason};
+use bowline_proxy::contract::reason::{REASON_HEADER, Reason};
 use serde_json::Value;
 
 use self::traffic::{Expected, Traffic};

@@ -21,7 +21,7 @@ use bowline_proxy::contract::{
         ResourceType, ResourceVersion, SignRequest, Subscribe, TrustBundle, control_client::ControlClient,
         control_message, identity_client::IdentityClient, proxy_message::Kind,
     },
-    resource,
+    validate,
 };
 use plane::{ID, MESH, Plane};
 use prost::Message;
@@ -222,7 +222,7 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
     assert_eq!(TrustBundle::decode(first[0].body.clone()).unwrap(), plane.ca().bundle);
     InboundPolicy::decode(first[1].body.clone()).unwrap();
     for resource in &first {
-        resource::check(resource.r#type, &resource.body).unwrap();
+        validate::resource(resource.r#type, &resource.body).unwrap();
     }
 
     proxy.add(ResourceType::Address, "10.96.0.1").await;

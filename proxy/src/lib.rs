@@ -5,8 +5,6 @@
 pub mod contract;
 
 #[cfg(feature = "data-plane")]
-pub mod backoff;
-#[cfg(feature = "data-plane")]
 pub mod telemetry;
 
 #[cfg(feature = "data-plane")]

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use bowline_proxy::{
-    process::{gate, life, standalone},
+    process::{gate, lifecycle, standalone},
     telemetry::logs,
 };
 use clap::{Parser, Subcommand};
@@ -36,10 +36,10 @@ fn main() -> ExitCode {
     // A standby stays as small as can be: nothing of the command line's parser is touched for it.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|a| a == "run") && arguments.next().is_none() {
-        return done(life::run(variable));
+        return done(lifecycle::run(variable));
     }
     match Arguments::parse().command {
-        Command::Run => done(life::run(variable)),
+        Command::Run => done(lifecycle::run(variable)),
         Command::Gate => {
             logs::start(variable);
             done(gate::run(variable))

@@ -231,7 +231,7 @@ async fn what_is_refused_leaves_the_last_good_one_in_use() {
     assert!(answer.rejected[1].reason.contains("99999"));
     assert_eq!(ports(&world), Some(vec![80]));
     assert!(!world.state.inbound_policy().strict, "the policy is not given up");
-    assert_eq!(world.health.rejected.load(Ordering::Relaxed), 2);
+    assert_eq!(world.health.control.rejected.load(Ordering::Relaxed), 2);
     drop(stream);
     let stream = world.stream().await;
     assert!(stream.hello.known.iter().any(|k| k.key == "shop/web" && k.version == 12), "the version in use");
@@ -247,10 +247,10 @@ async fn a_heartbeat_that_agrees_keeps_the_stream_and_one_that_differs_renews_it
     stream.beat(digest(6)).await;
     stream.send(vec![policy(7, MtlsMode::Strict)]).await;
     stream.find(ack).await;
-    assert_eq!(world.health.resyncs.load(Ordering::Relaxed), 0);
+    assert_eq!(world.health.control.resyncs.load(Ordering::Relaxed), 0);
     stream.beat(digest(8)).await;
     let next = world.stream().await;
-    assert_eq!(world.health.resyncs.load(Ordering::Relaxed), 1);
+    assert_eq!(world.health.control.resyncs.load(Ordering::Relaxed), 1);
     assert_eq!(next.hello.known[0].version, 7);
 }
 
@@ -264,7 +264,7 @@ async fn a_silent_stream_is_renewed() {
     tokio::time::advance(bowline_proxy::control::stream::SILENCE + Duration::from_secs(1)).await;
     tokio::time::resume();
     let _next = world.stream().await;
-    assert_eq!(world.health.resyncs.load(Ordering::Relaxed), 1);
+    assert_eq!(world.health.control.resyncs.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn a_proxy_that_drains_reports_that_it_no_longer_serves() {
     let mut world = World::new().await;
     let mut stream = world.stream().await;
     assert!(stream.find(report).await.serving);
-    world.health.set_draining();
+    world.health.serving.set_draining();
     assert!(!stream.find(report).await.serving);
 }
 

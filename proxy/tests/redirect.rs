@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bowline_proxy::process::redirect::{Skip, install};
+use bowline_proxy::process::redirect::{SkipPorts, install};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::SockRef;
 
@@ -103,8 +103,8 @@ fn can_run(test: &str) -> bool {
     root
 }
 
-fn skip() -> Skip {
-    Skip { inbound: vec![22], outbound: vec![25] }
+fn skip() -> SkipPorts {
+    SkipPorts { inbound: vec![22], outbound: vec![25] }
 }
 
 fn listen(address: &str) -> TcpListener {
@@ -138,7 +138,7 @@ fn the_kernel_holds_exactly_the_rules_however_often_they_are_installed() {
         return;
     }
     let net = Net::new();
-    assert_eq!(net.in_pod(|| install(&Skip { inbound: vec![9], outbound: vec![] })).unwrap(), "inet");
+    assert_eq!(net.in_pod(|| install(&SkipPorts { inbound: vec![9], outbound: vec![] })).unwrap(), "inet");
     assert_eq!(net.in_pod(|| install(&skip())).unwrap(), "inet");
     let once = net.rules();
     assert_eq!(net.in_pod(|| install(&skip())).unwrap(), "inet");

@@ -232,7 +232,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Nobody may fail to verify anybody. Who is looked at before and after a step need not fit: then it is looked once more.
+    /// Nobody may fail to verify anybody. ProxyId is looked at before and after a step need not fit: then it is looked once more.
     fn check(&self, revision: u64) -> Result<()> {
         let seen = check::Seen::now(&self.fleet);
         let stayed = self.operator.state().is_some_and(|s| s.ledger.revision == revision);

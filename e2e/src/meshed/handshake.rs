@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use bowline_proxy::contract::bootstrap::{ports, tunnel};
+use bowline_proxy::contract::{bootstrap::ports, tunnel};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http2::SendRequest;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bowline_proxy::contract::bootstrap::{Reason, ports};
+use bowline_proxy::contract::{bootstrap::ports, reason::Reason};
 use serde_json::json;
 use tokio::time::sleep;
 

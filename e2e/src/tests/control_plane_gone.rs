@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::names::INJECT_LABEL;
-use bowline_proxy::contract::bootstrap::Reason;
+use bowline_proxy::contract::reason::Reason;
 use serde_json::json;
 use tokio::time::sleep;
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::names::{INJECT_LABEL, MESH_LABEL, SKIP_INBOUND_ANNOTATION};
-use bowline_proxy::contract::bootstrap::{PROXY_UID, Reason, SLOTS};
+use bowline_proxy::contract::{
+    bootstrap::{PROXY_UID, SLOTS},
+    reason::Reason,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{Patch, PatchParams};

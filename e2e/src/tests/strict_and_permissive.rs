@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bowline_crds::mesh::MtlsMode;
-use bowline_proxy::contract::bootstrap::Reason;
+use bowline_proxy::contract::reason::Reason;
 
 use crate::context::{Context, Figures, pods};
 use crate::meshed::authority;

@@ -5,7 +5,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bowline_crds::names::INJECTED_ANNOTATION;
-use bowline_proxy::contract::bootstrap::{GATE, Reason, SLOTS, ports};
+use bowline_proxy::contract::{
+    bootstrap::{GATE, SLOTS, ports},
+    reason::Reason,
+};
 use serde_json::{Value, json};
 
 use crate::context::{Context, Figures, pods};

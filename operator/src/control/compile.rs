@@ -10,7 +10,7 @@ use bowline_proxy::contract::{
         Address, Endpoint, EndpointGroup, InboundPolicy, MtlsMode, PortProtocol, Protocol, ResourceType, Service,
         ServicePort, ServiceRef, TrustBundle, Workload, address::Target,
     },
-    resource::{self, ApplyError},
+    validate::{self, InvalidResource},
 };
 use bytes::Bytes;
 use prost::Message;
@@ -44,7 +44,7 @@ impl Compiled {
 ///
 /// # Errors
 /// When the proxy's own code refuses it.
-pub fn compile(index: &Index, mesh: &str, subject: &Subject) -> Result<Option<Compiled>, ApplyError> {
+pub fn compile(index: &Index, mesh: &str, subject: &Subject) -> Result<Option<Compiled>, InvalidResource> {
     let Some(view) = index.mesh(mesh) else { return Ok(None) };
     let seen = Seen { index, mesh, view };
     let compiled = match subject {
@@ -65,13 +65,13 @@ pub fn compile(index: &Index, mesh: &str, subject: &Subject) -> Result<Option<Co
 ///
 /// # Errors
 /// When the proxy's own code refuses it.
-pub fn bundle(bundle: &TrustBundle) -> Result<Compiled, ApplyError> {
+pub fn bundle(bundle: &TrustBundle) -> Result<Compiled, InvalidResource> {
     encode(ResourceType::TrustBundle, bundle)
 }
 
-fn encode(kind: ResourceType, message: &impl Message) -> Result<Compiled, ApplyError> {
+fn encode(kind: ResourceType, message: &impl Message) -> Result<Compiled, InvalidResource> {
     let body = Bytes::from(message.encode_to_vec());
-    resource::check(kind.into(), &body)?;
+    validate::resource(kind.into(), &body)?;
     Ok(Compiled { version: version(&body), body, implies: None })
 }
 

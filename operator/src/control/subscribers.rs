@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use bowline_proxy::contract::{proto::TrustBundle, resource::ApplyError};
+use bowline_proxy::contract::{proto::TrustBundle, validate::InvalidResource};
 
 use self::members::{Inbox, Members};
 pub use super::key::{Key, type_name};
@@ -146,7 +146,7 @@ impl Hub {
         }
     }
 
-    fn failed(&self, mesh: &str, key: &Key, error: &ApplyError) {
+    fn failed(&self, mesh: &str, key: &Key, error: &InvalidResource) {
         let (r#type, key) = (type_name(key.kind()), key.text());
         tracing::error!(mesh, r#type, key, %error, "a resource is not shipped, the last good one stays: no proxy could load it");
         self.measures.compile_failures.get_or_create(&TypeLabel { r#type }).inc();
@@ -162,7 +162,7 @@ fn compile_key(
     bundles: &HashMap<String, TrustBundle>,
     mesh: &str,
     key: &Key,
-) -> Result<Option<Compiled>, ApplyError> {
+) -> Result<Option<Compiled>, InvalidResource> {
     match key {
         Key::Bundle => bundles.get(mesh).map(compile::bundle).transpose(),
         Key::Subject(subject) => compile::compile(index, mesh, subject),

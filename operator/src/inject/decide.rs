@@ -6,7 +6,10 @@ use bowline_crds::{
     Mesh,
     names::{INJECT_LABEL, INJECTED_ANNOTATION, MESH_LABEL, SKIP_INBOUND_ANNOTATION, SKIP_OUTBOUND_ANNOTATION},
 };
-use bowline_proxy::contract::bootstrap::{GATE, PROXY_UID, Probe, SLOTS, env, ports};
+use bowline_proxy::contract::{
+    bootstrap::{GATE, PROXY_UID, SLOTS, env, ports},
+    probe::Probe,
+};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use kube::ResourceExt;
 

@@ -3,7 +3,10 @@
 
 use std::collections::HashSet;
 
-use bowline_proxy::contract::bootstrap::{Probe, ProbeAction, ports};
+use bowline_proxy::contract::{
+    bootstrap::ports,
+    probe::{Probe, ProbeAction},
+};
 use k8s_openapi::{
     api::core::v1::{Container, GRPCAction, HTTPGetAction, PodSpec, Probe as KubeProbe, TCPSocketAction},
     apimachinery::pkg::util::intstr::IntOrString,

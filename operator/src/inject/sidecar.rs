@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use bowline_crds::mesh::LogLevel;
-use bowline_proxy::contract::bootstrap::{
-    GATE, PROXY_UID, Probe, SLOTS, TOKEN_AUDIENCE, TOKEN_SECONDS, TRUST_CONFIG_MAP_PREFIX, env, paths, ports,
+use bowline_proxy::contract::{
+    bootstrap::{GATE, PROXY_UID, SLOTS, TOKEN_AUDIENCE, TOKEN_SECONDS, TRUST_CONFIG_MAP_PREFIX, env, paths, ports},
+    probe::Probe,
 };
 use k8s_openapi::{
     api::core::v1::{

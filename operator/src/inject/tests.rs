@@ -1,7 +1,10 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use bowline_crds::{Mesh, MeshSpec};
-use bowline_proxy::contract::bootstrap::{GATE, Probe, SLOTS, env};
+use bowline_proxy::contract::{
+    bootstrap::{GATE, SLOTS, env},
+    probe::Probe,
+};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -22,9 +22,9 @@ use tokio::{
 
 /// Connections at once on one port; the oldest that is not being answered goes when there is one more.
 pub const MAX_CONNECTIONS: usize = 256;
-/// How long a caller may take to send its header.
+/// How long a client may take to send its header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a caller whose connection is closed after its answer may take to read that.
+/// How long a client whose connection is closed after its answer may take to read that.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest header, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
@@ -32,123 +32,123 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is answered.
-pub type Answer = Response<Full<Bytes>>;
+pub type HttpResponse = Response<Full<Bytes>>;
 
-/// How long a connection is of use.
+/// Whether a connection is kept for further requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// For one request.
-    One,
-    /// For as many as its caller likes.
-    Alive,
+pub enum KeepAlive {
+    /// It is closed after one response.
+    Disabled,
+    /// For as many requests as its client likes.
+    Enabled,
 }
 
 /// Connections of a port, oldest first.
 #[derive(Debug, Default)]
-struct Table {
+struct Connections {
     next: u64,
-    open: BTreeMap<u64, Arc<Caller>>,
+    open: BTreeMap<u64, Arc<Connection>>,
 }
 
 /// One connection.
 #[derive(Debug, Default)]
-struct Caller {
-    /// Its request is being answered.
-    busy: AtomicBool,
-    /// It has had an answer.
+struct Connection {
+    /// Its request is being answered: it is not idle.
+    in_flight: AtomicBool,
+    /// Woken when it has been answered.
     answered: Notify,
-    /// It is to make room.
-    go: Notify,
+    /// It is to be closed in favour of a newer one.
+    close: Notify,
 }
 
-/// A place in the table.
-struct Place {
-    table: Arc<Mutex<Table>>,
+/// Keeps a connection registered until it is dropped.
+struct ConnectionGuard {
+    connections: Arc<Mutex<Connections>>,
     number: u64,
-    caller: Arc<Caller>,
+    connection: Arc<Connection>,
 }
 
-impl Place {
-    /// The next place; who is oldest loses theirs when there are too many. Nothing if all are being answered.
-    fn take(table: &Arc<Mutex<Table>>) -> Option<Self> {
-        let mut inner = table.lock().unwrap_or_else(PoisonError::into_inner);
+impl ConnectionGuard {
+    /// Registers a connection; when there are too many the oldest idle one is closed. Nothing if none is idle.
+    fn register(connections: &Arc<Mutex<Connections>>) -> Option<Self> {
+        let mut inner = connections.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.open.len() >= MAX_CONNECTIONS {
-            let oldest = inner.open.iter().find(|(_, c)| !c.busy.load(Relaxed)).map(|(n, _)| *n)?;
-            inner.open.remove(&oldest)?.go.notify_one();
+            let oldest = inner.open.iter().find(|(_, c)| !c.in_flight.load(Relaxed)).map(|(n, _)| *n)?;
+            inner.open.remove(&oldest)?.close.notify_one();
         }
-        let (number, caller) = (inner.next, Arc::<Caller>::default());
+        let (number, connection) = (inner.next, Arc::<Connection>::default());
         inner.next += 1;
-        inner.open.insert(number, Arc::clone(&caller));
-        Some(Self { table: Arc::clone(table), number, caller })
+        inner.open.insert(number, Arc::clone(&connection));
+        Some(Self { connections: Arc::clone(connections), number, connection })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.number);
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&self.number);
     }
 }
 
 /// Serves `listener` until the task is dropped.
-pub async fn serve<H, F>(listener: TcpListener, keep: Keep, handler: H)
+pub async fn serve<H, F>(listener: TcpListener, keep_alive: KeepAlive, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = HttpResponse> + Send + 'static,
 {
-    let table = Arc::<Mutex<Table>>::default();
+    let connections = Arc::<Mutex<Connections>>::default();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         // Where everybody is being answered, one more is turned away.
-        let Some(place) = Place::take(&table) else { continue };
-        tokio::spawn(connection(stream, keep, handler.clone(), place));
+        let Some(guard) = ConnectionGuard::register(&connections) else { continue };
+        tokio::spawn(serve_connection(stream, keep_alive, handler.clone(), guard));
     }
 }
 
-async fn connection<H, F>(stream: TcpStream, keep: Keep, handler: H, place: Place)
+async fn serve_connection<H, F>(stream: TcpStream, keep_alive: KeepAlive, handler: H, guard: ConnectionGuard)
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = HttpResponse> + Send + 'static,
 {
-    let caller = Arc::clone(&place.caller);
+    let connection = Arc::clone(&guard.connection);
     let service = service_fn(move |request| {
-        caller.busy.store(true, Relaxed);
-        let (answer, caller) = (handler(request), Arc::clone(&caller));
+        connection.in_flight.store(true, Relaxed);
+        let (answer, connection) = (handler(request), Arc::clone(&connection));
         async move {
             let answer = answer.await;
-            caller.busy.store(false, Relaxed);
-            caller.answered.notify_one();
+            connection.in_flight.store(false, Relaxed);
+            connection.answered.notify_one();
             Ok::<_, Infallible>(answer)
         }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
-        .keep_alive(keep == Keep::Alive)
+        .keep_alive(keep_alive == KeepAlive::Enabled)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let overdue = async {
-        match keep {
-            Keep::One => {
-                place.caller.answered.notified().await;
+        match keep_alive {
+            KeepAlive::Disabled => {
+                guard.connection.answered.notified().await;
                 tokio::time::sleep(READ_DEADLINE).await;
             }
-            Keep::Alive => std::future::pending().await,
+            KeepAlive::Enabled => std::future::pending().await,
         }
     };
-    // What goes wrong with a connection is its caller's affair.
+    // What goes wrong with a connection is its client's affair.
     tokio::select! {
         _ = served => {}
         () = overdue => {}
-        () = place.caller.go.notified() => {}
+        () = guard.connection.close.notified() => {}
     }
 }
 
 /// An answer with a type and a body.
 #[must_use]
-pub fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> HttpResponse {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -157,8 +157,8 @@ pub fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) ->
 
 /// An answer of one line.
 #[must_use]
-pub fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+pub fn text(status: StatusCode, body: impl Into<String>) -> HttpResponse {
     let mut body = body.into();
     body.push('\n');
-    answer(status, "text/plain; charset=utf-8", body)
+    response(status, "text/plain; charset=utf-8", body)
 }

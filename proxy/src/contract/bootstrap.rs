@@ -21,7 +21,7 @@ pub mod ports {
     pub const OUTBOUND: u16 = 15_001;
     /// Takes what comes from outside the mesh for a port of the application (redirected).
     pub const INBOUND: u16 = 15_006;
-    /// Mutual TLS from other proxies; see [`super::tunnel`].
+    /// Mutual TLS from other proxies; see [`tunnel`](super::super::tunnel).
     pub const MESH: u16 = 15_008;
     /// `/metrics` for Prometheus, plain HTTP on the pod's address.
     pub const METRICS: u16 = 15_020;
@@ -32,60 +32,6 @@ pub mod ports {
     pub const ALL: [u16; 6] = [ADMIN, OUTBOUND, INBOUND, MESH, METRICS, PROBES];
     /// Reached from outside the pod, hence never redirected.
     pub const OPEN: [u16; 3] = [MESH, METRICS, PROBES];
-}
-
-/// How two proxies talk: TLS 1.3 with client certificates to [`ports::MESH`], HTTP/2 inside. The destination of a connection stands in
-/// its SNI, so that no request carries it: `PORT.APP.bowline.internal`.
-pub mod tunnel {
-    /// ALPN protocol of the wire contract between proxies.
-    pub const ALPN: &[u8] = b"bowline/1";
-    /// Last labels of the SNI.
-    pub const SNI_SUFFIX: &str = "bowline.internal";
-
-    /// What the application at the far end speaks.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-    pub enum App {
-        /// HTTP/1.1: every stream is one request; the inbound proxy speaks HTTP/1.1 to the application. WebSocket and other
-        /// upgrades are extended CONNECT streams (RFC 8441) whose `:protocol` is the upgrade token.
-        Http1,
-        /// HTTP/2 with prior knowledge (gRPC too): every stream is one request.
-        Http2,
-        /// Opaque bytes: every stream is a CONNECT (RFC 9113, section 8.5) that carries one TCP connection; END_STREAM is FIN.
-        Tcp,
-    }
-
-    impl App {
-        /// The label in the SNI.
-        #[must_use]
-        pub fn label(self) -> &'static str {
-            match self {
-                Self::Http1 => "h1",
-                Self::Http2 => "h2",
-                Self::Tcp => "tcp",
-            }
-        }
-    }
-
-    /// The SNI for an application port.
-    #[must_use]
-    pub fn sni(port: u16, app: App) -> String {
-        format!("{port}.{}.{SNI_SUFFIX}", app.label())
-    }
-
-    /// Reads an SNI back; `None` for anything that [`sni`] does not make.
-    #[must_use]
-    pub fn parse_sni(name: &str) -> Option<(u16, App)> {
-        let (port, rest) = name.split_once('.')?;
-        let app = match rest.strip_suffix(SNI_SUFFIX)? {
-            "h1." => App::Http1,
-            "h2." => App::Http2,
-            "tcp." => App::Tcp,
-            _ => return None,
-        };
-        let number: u16 = port.parse().ok()?;
-        // One spelling only: no sign, no leading zero, never port 0.
-        (number != 0 && number.to_string() == port).then_some((number, app))
-    }
 }
 
 /// Files inside the sidecar. All are mounts, so that whatever rotates reaches a running or restarted sidecar by itself.
@@ -172,7 +118,7 @@ pub mod env {
     pub const DRAIN_SECONDS: &str = "BOWLINE_DRAIN_SECONDS";
     /// Number of worker threads; default: the processors that the container was given, at most [`super::MAX_DEFAULT_WORKERS`].
     pub const WORKERS: &str = "BOWLINE_WORKERS";
-    /// Probes as JSON, a list of [`super::Probe`].
+    /// Probes as JSON, a list of [`Probe`](super::super::probe::Probe).
     pub const PROBES: &str = "BOWLINE_PROBES";
     /// Ports whose inbound traffic is left alone, comma-separated (read by the gate).
     pub const SKIP_INBOUND: &str = "BOWLINE_SKIP_INBOUND_PORTS";
@@ -180,158 +126,5 @@ pub mod env {
     pub const SKIP_OUTBOUND: &str = "BOWLINE_SKIP_OUTBOUND_PORTS";
 }
 
-/// Worker threads at most when nothing else is said.
+/// Worker threads at most when nothing else is set.
 pub const MAX_DEFAULT_WORKERS: usize = 2;
-
-/// A probe or lifecycle hook of an application's container, which the injector points at [`ports::PROBES`], path
-/// `/probe/ID`; the proxy carries it out against the application and answers 200 or, when it fails, 503 and why.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Probe {
-    /// `KEY/CONTAINER/KIND`, KIND one of `liveness`, `readiness`, `startup`, `postStart`, `preStop`. The key is made at admission and stands
-    /// in the pod's spec alone, so that nobody but the kubelet asks; pods of earlier versions have none (`CONTAINER/KIND`).
-    pub id: String,
-    /// What is done.
-    #[serde(flatten)]
-    pub action: ProbeAction,
-    /// Seconds after which it has failed.
-    pub timeout_seconds: u32,
-}
-
-/// What a probe does; meaning as in Kubernetes' `core/v1` Probe.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ProbeAction {
-    /// Status 200–399 is a success; redirects to the same host are followed, to others count as a success.
-    #[serde(rename_all = "camelCase")]
-    HttpGet {
-        /// Host to connect to; none: the pod's address.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
-        /// Port of the application.
-        port: u16,
-        /// Path and query.
-        path: String,
-        /// Whether TLS is spoken (certificates are not verified, as the kubelet does not).
-        #[serde(default)]
-        https: bool,
-        /// Further headers, in order.
-        #[serde(default)]
-        headers: Vec<(String, String)>,
-    },
-    /// A connection that is accepted is a success.
-    #[serde(rename_all = "camelCase")]
-    TcpSocket {
-        /// Host to connect to; none: the pod's address.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
-        /// Port of the application.
-        port: u16,
-    },
-    /// `grpc.health.v1.Health/Check` that answers SERVING is a success.
-    #[serde(rename_all = "camelCase")]
-    Grpc {
-        /// Port of the application.
-        port: u16,
-        /// Service asked for; empty: the server as a whole.
-        #[serde(default)]
-        service: String,
-    },
-}
-
-/// Header that names why a proxy answered in the application's stead; see [`Reason`].
-pub const REASON_HEADER: &str = "bowline-reason";
-
-/// Why a request or connection was refused or failed: one vocabulary for header, log and metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Plaintext reached a workload that wants mutual TLS.
-    MtlsRequired,
-    /// The peer proved no identity of the trust domain, or another one than expected.
-    WrongIdentity,
-    /// The Service exists and has no endpoint that may be used.
-    NoEndpoints,
-    /// The Service has no such port.
-    UnknownPort,
-    /// Nothing is known of the destination and the control plane cannot be asked.
-    ControlPlaneUnavailable,
-    /// No connection to the endpoint.
-    ConnectFailed,
-    /// The handshake with the endpoint's proxy failed.
-    TlsFailed,
-    /// The connection broke before an answer was complete.
-    ConnectionLost,
-    /// A bound was hit.
-    Overloaded,
-    /// The request violates its protocol.
-    BadRequest,
-}
-
-impl Reason {
-    /// Every reason, for metrics and documentation.
-    pub const ALL: [Self; 10] = [
-        Self::MtlsRequired,
-        Self::WrongIdentity,
-        Self::NoEndpoints,
-        Self::UnknownPort,
-        Self::ControlPlaneUnavailable,
-        Self::ConnectFailed,
-        Self::TlsFailed,
-        Self::ConnectionLost,
-        Self::Overloaded,
-        Self::BadRequest,
-    ];
-
-    /// As it stands in header, log and metric.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MtlsRequired => "mtls-required",
-            Self::WrongIdentity => "wrong-identity",
-            Self::NoEndpoints => "no-endpoints",
-            Self::UnknownPort => "unknown-port",
-            Self::ControlPlaneUnavailable => "control-plane-unavailable",
-            Self::ConnectFailed => "connect-failed",
-            Self::TlsFailed => "tls-failed",
-            Self::ConnectionLost => "connection-lost",
-            Self::Overloaded => "overloaded",
-            Self::BadRequest => "bad-request",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sni_is_read_back_and_nothing_else_is() {
-        for app in [tunnel::App::Http1, tunnel::App::Http2, tunnel::App::Tcp] {
-            assert_eq!(tunnel::parse_sni(&tunnel::sni(8080, app)), Some((8080, app)));
-        }
-        for bad in [
-            "",
-            "8080.h1",
-            "0.h1.bowline.internal",
-            "08.h1.bowline.internal",
-            "+8.h1.bowline.internal",
-            "8.h3.bowline.internal",
-            "99999.h1.bowline.internal",
-            "8.h1.x.bowline.internal",
-        ] {
-            assert_eq!(tunnel::parse_sni(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn probes_travel_as_json() {
-        let probe = Probe {
-            id: "web/liveness".into(),
-            action: ProbeAction::Grpc { port: 9, service: String::new() },
-            timeout_seconds: 1,
-        };
-        let text = serde_json::to_string(&probe).unwrap();
-        assert_eq!(text, r#"{"id":"web/liveness","grpc":{"port":9,"service":""},"timeoutSeconds":1}"#);
-        assert_eq!(serde_json::from_str::<Probe>(&text).unwrap(), probe);
-    }
-}

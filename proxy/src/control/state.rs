@@ -1,4 +1,5 @@
-//! What the proxy knows of the mesh, filled by the control stream and read by the data plane.
+//! What the proxy knows of the mesh: the table that connections read. Validated resources come in from the control stream
+//! ([`update`](super::stream)), targets of addresses and the inbound policy go out to the data path.
 //!
 //! Readers take an [`Arc`] once per connection or per change, never per request. A destination that nobody asked for yet is
 //! subscribed on first use; without a control plane, what was ever known stays valid.
@@ -21,28 +22,20 @@ use tokio::{
 use crate::contract::resource::{Address, InboundPolicy, Service, ServiceKey, Workload};
 
 mod evict;
+mod subscription;
 mod tables;
+mod target;
 
-use tables::{AddressEntry, Known, Look, ServiceEntry, Tables};
+pub use subscription::{Subscription, SubscriptionDelta};
+use tables::{AddressEntry, Lookup, Resolution, ServiceEntry, Tables};
+pub use target::Target;
 
-/// Most addresses that are held at once; the longest unused make room.
+/// Most addresses that are held at once; beyond that the least recently used are evicted.
 pub const MAX_ADDRESSES: usize = 8192;
 /// How long a first use of a destination waits for the control plane.
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a first use waits for a control stream that is down: time enough to reach another replica.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(1);
-
-/// What is known of a destination address.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// Nothing: it is outside the cluster, a node, the API server …; traffic goes there unchanged.
-    Outside,
-    /// A pod, addressed directly.
-    Workload(Arc<Workload>),
-    /// A Service; changes of its endpoints arrive in the watch. `None` while (or after) the Service does not exist. The
-    /// sender is gone once the Service was forgotten (nobody used it for long): the last value stays valid, resolve again.
-    Service(ServiceKey, watch::Receiver<Option<Arc<Service>>>),
-}
 
 /// The control plane could not be asked about a destination that was never asked for before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,31 +44,13 @@ pub enum Target {
 )]
 pub struct Unavailable(pub IpAddr);
 
-/// Names something that the control stream subscribes to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key {
-    /// An address.
-    Address(IpAddr),
-    /// A Service, wanted because an address names it.
-    Service(ServiceKey),
-}
-
-/// What to subscribe and unsubscribe since it was last asked.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Newly wanted. A Service is in it only if it did not come with the address that names it.
-    pub add: Vec<Key>,
-    /// No longer wanted, to be said first: what is in both was dropped and is wanted again, from the beginning.
-    pub remove: Vec<Key>,
-}
-
 /// Everything the data plane reads.
 #[derive(Debug)]
 pub struct State {
     inbound: ArcSwapOption<InboundPolicy>,
     /// Wakes those who wait for another inbound policy.
     inbound_changed: Notify,
-    /// What holds until the control plane has spoken: nobody without mutual TLS.
+    /// What holds until the control plane has sent a policy: nobody without mutual TLS.
     strict: Arc<InboundPolicy>,
     tables: Mutex<Tables>,
     /// Wakes the stream when something is to be (un)subscribed.
@@ -130,7 +105,7 @@ impl State {
     /// Waits until nobody is let in without mutual TLS.
     pub async fn strict(&self) {
         loop {
-            // Made before the look, so no change can slip in between.
+            // Made before the check, so no change can slip in between.
             let changed = self.inbound_changed.notified();
             if self.is_strict() {
                 return;
@@ -139,7 +114,7 @@ impl State {
         }
     }
 
-    /// Whether the control plane told the inbound policy.
+    /// Whether the control plane has sent the inbound policy.
     #[must_use]
     pub fn inbound_known(&self) -> bool {
         self.inbound.load().is_some()
@@ -152,9 +127,9 @@ impl State {
         if is_local(ip) {
             return Some(Target::Outside);
         }
-        match self.tables().look(ip)? {
-            Look::Known(target) => Some(target),
-            Look::Wait(_) => None,
+        match self.tables().lookup(ip)? {
+            Lookup::Found(target) => Some(target),
+            Lookup::Pending(_) => None,
         }
     }
 
@@ -172,12 +147,12 @@ impl State {
         loop {
             let changed = {
                 let mut tables = self.tables();
-                match tables.look(ip) {
-                    Some(Look::Known(target)) => return Ok(target),
+                match tables.lookup(ip) {
+                    Some(Lookup::Found(target)) => return Ok(target),
                     None if self.fixed => return Ok(Target::Outside),
-                    Some(Look::Wait(changed)) => changed.notified_owned(),
+                    Some(Lookup::Pending(changed)) => changed.notified_owned(),
                     None => {
-                        let changed = self.ask(&mut tables, ip);
+                        let changed = self.subscribe(&mut tables, ip);
                         // Made while the lock is held, so no change can slip in between.
                         let changed = changed.notified_owned();
                         drop(tables);
@@ -189,13 +164,13 @@ impl State {
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep_until(deadline) => return Err(Unavailable(ip)),
-                () = self.lost() => return Err(Unavailable(ip)),
+                () = self.disconnected() => return Err(Unavailable(ip)),
             }
         }
     }
 
     /// Waits until the stream has been down for [`RECONNECT_GRACE`].
-    async fn lost(&self) {
+    async fn disconnected(&self) {
         let mut connected = self.connected.subscribe();
         loop {
             // The sender lives as long as self, so neither wait can fail.
@@ -206,36 +181,38 @@ impl State {
         }
     }
 
-    fn ask(&self, tables: &mut Tables, ip: IpAddr) -> Arc<Notify> {
+    fn subscribe(&self, tables: &mut Tables, ip: IpAddr) -> Arc<Notify> {
         if tables.addresses.len() >= self.max_addresses {
             let gone = tables.evict(self.max_addresses / 8 + 1);
             self.evicted.fetch_add(gone as u64, Ordering::Relaxed);
         }
-        tables.added.insert(Key::Address(ip));
+        tables.added.insert(Subscription::Address(ip));
         let used = tables.tick();
         let changed = Arc::new(Notify::new());
-        tables.addresses.insert(ip, AddressEntry { known: Known::Asked, used, changed: Arc::clone(&changed) });
+        tables
+            .addresses
+            .insert(ip, AddressEntry { resolution: Resolution::Pending, used, changed: Arc::clone(&changed) });
         changed
     }
 
-    /// Records what stands behind an address; `None`: nothing known, traffic goes there unchanged.
+    /// Records whose an address is; `None`: nothing known, traffic goes there unchanged.
     pub fn set_address(&self, ip: IpAddr, address: Option<Arc<Address>>) {
         let ip = ip.to_canonical();
-        let known = match address.as_deref() {
-            None => Known::Outside,
-            Some(Address::Workload(w)) => Known::Workload(Arc::new(w.clone())),
-            Some(Address::Service(key)) => Known::Service(key.clone()),
+        let resolution = match address.as_deref() {
+            None => Resolution::Outside,
+            Some(Address::Workload(w)) => Resolution::Workload(Arc::new(w.clone())),
+            Some(Address::Service(key)) => Resolution::Service(key.clone()),
         };
         let mut tables = self.tables();
         if !tables.addresses.contains_key(&ip) {
-            self.ask(&mut tables, ip);
+            self.subscribe(&mut tables, ip);
         }
-        tables.set_address(ip, known);
+        tables.set_address(ip, resolution);
         drop(tables);
         self.wake_stream();
     }
 
-    /// Waits until something else than this pod stands behind an address. That the address is forgotten is no such news.
+    /// Waits until an address belongs to something else than this pod. That the address is evicted does not count.
     pub async fn replaced(&self, ip: IpAddr, known: &Workload) {
         let ip = ip.to_canonical();
         let is_it =
@@ -243,9 +220,9 @@ impl State {
         loop {
             let changed = {
                 let tables = self.tables();
-                match tables.addresses.get(&ip).map(|entry| (&entry.known, &entry.changed)) {
-                    Some((Known::Workload(w), changed)) if is_it(w) => Some(Arc::clone(changed).notified_owned()),
-                    Some((Known::Asked, changed)) => Some(Arc::clone(changed).notified_owned()),
+                match tables.addresses.get(&ip).map(|entry| (&entry.resolution, &entry.changed)) {
+                    Some((Resolution::Workload(w), changed)) if is_it(w) => Some(Arc::clone(changed).notified_owned()),
+                    Some((Resolution::Pending, changed)) => Some(Arc::clone(changed).notified_owned()),
                     None => None,
                     Some(_) => return,
                 }
@@ -260,7 +237,7 @@ impl State {
     /// Records a Service; `None`: it does not exist.
     pub fn set_service(&self, key: ServiceKey, service: Option<Arc<Service>>) {
         let mut tables = self.tables();
-        let name = Key::Service(key.clone());
+        let name = Subscription::Service(key.clone());
         // Once dropped it has to be asked for again, although this one came: the control plane is about to forget it.
         if !tables.removed.contains(&name) {
             tables.added.remove(&name);
@@ -288,41 +265,41 @@ impl State {
         *self.connected.borrow()
     }
 
-    /// Ticks whenever [`State::take_changes`] has something new.
+    /// Changes whenever [`State::take_subscription_delta`] has something new.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn subscription_changes(&self) -> watch::Receiver<u64> {
         self.wanted.subscribe()
     }
 
     /// What became wanted and unwanted since the last call.
     #[must_use]
-    pub fn take_changes(&self) -> Changes {
+    pub fn take_subscription_delta(&self) -> SubscriptionDelta {
         let mut tables = self.tables();
         let add = tables.added.drain().collect();
-        Changes { add, remove: tables.removed.drain().collect() }
+        SubscriptionDelta { add, remove: tables.removed.drain().collect() }
     }
 
     /// Everything that is wanted, for a new stream; forgets pending changes, which are in it.
     #[must_use]
-    pub fn wanted(&self) -> Vec<Key> {
+    pub fn wanted(&self) -> Vec<Subscription> {
         let mut tables = self.tables();
         tables.added.clear();
         tables.removed.clear();
-        let addresses = tables.addresses.keys().copied().map(Key::Address);
-        addresses.chain(tables.services.keys().cloned().map(Key::Service)).collect()
+        let addresses = tables.addresses.keys().copied().map(Subscription::Address);
+        addresses.chain(tables.services.keys().cloned().map(Subscription::Service)).collect()
     }
 
     /// Whether a resource is still wanted: one that was unsubscribed may be on its way.
     #[must_use]
-    pub fn wants(&self, key: &Key) -> bool {
+    pub fn wants(&self, key: &Subscription) -> bool {
         let tables = self.tables();
         match key {
-            Key::Address(ip) => tables.addresses.contains_key(ip),
-            Key::Service(key) => tables.services.contains_key(key),
+            Subscription::Address(ip) => tables.addresses.contains_key(ip),
+            Subscription::Service(key) => tables.services.contains_key(key),
         }
     }
 
-    /// Number of addresses that had to make room for others since the start.
+    /// Number of addresses that were evicted in favour of others since the start.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
@@ -336,8 +313,8 @@ impl State {
         ips.sort_unstable();
         ips.into_iter()
             .filter_map(|ip| match tables.target(ip)? {
-                Look::Known(target) => Some((ip, target)),
-                Look::Wait(_) => None,
+                Lookup::Found(target) => Some((ip, target)),
+                Lookup::Pending(_) => None,
             })
             .collect()
     }

@@ -1,12 +1,12 @@
-//! The control stream: [`ledger`] says which versions are held, [`apply_update`](self::update) loads what arrives, and this
-//! file keeps a stream open to whichever replica of the control plane answers.
+//! The control stream: messages of the control plane come in, [`State`] and identity [`Store`] are filled. This file keeps a stream open to
+//! whichever replica answers; `versions` holds which version of each resource is in use, `update` puts what arrives into the table that
+//! connections read.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -16,7 +16,6 @@ use tonic::Streaming;
 
 use super::state::State;
 use crate::{
-    backoff::Backoff,
     contract::{
         bootstrap::VERSION,
         proto::{
@@ -25,21 +24,23 @@ use crate::{
         },
     },
     identity::{
-        client::newest,
-        clock,
-        dial::{self, DialError},
+        backoff::Backoff,
+        control_plane::{self, ConnectError},
         leaf::Leaf,
         mount::{MountError, Mounts},
         store::Store,
-        tls,
     },
-    telemetry::health::Health,
+    telemetry::health::{ControlHealth, ServingStatus},
 };
 
-pub mod ledger;
+mod resource_name;
+mod trust;
 mod update;
+mod versions;
 
-use ledger::{Ledger, Verdict};
+use trust::ConnectionTrust;
+pub use trust::Distrusted;
+use versions::{DigestCheck, Versions};
 
 /// Silence after which a stream counts as dead: three heartbeats.
 pub const SILENCE: Duration = Duration::from_secs(45);
@@ -62,9 +63,9 @@ pub enum StreamError {
     /// See [`MountError`].
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// See [`DialError`].
+    /// See [`ConnectError`].
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Connect(#[from] ConnectError),
     /// Refused or broken.
     #[error("the control stream failed: {code:?}: {message}")]
     Status {
@@ -82,9 +83,9 @@ pub enum StreamError {
     /// A message was not taken in time.
     #[error("the control plane took no message for {ACCEPT_DEADLINE:?}")]
     Stuck,
-    /// A root was dropped on which the connection depended.
-    #[error("the trust bundle no longer covers {0}: it is connected anew")]
-    Distrusted(&'static str),
+    /// See [`Distrusted`].
+    #[error(transparent)]
+    Distrusted(#[from] Distrusted),
     /// Digests differ: something was lost.
     #[error("the control plane's digest of what it sent differs from what arrived: everything is compared anew")]
     Diverged,
@@ -92,13 +93,13 @@ pub enum StreamError {
 
 impl From<tonic::Status> for StreamError {
     fn from(status: tonic::Status) -> Self {
-        Self::Status { code: status.code(), message: dial::causes(&status) }
+        Self::Status { code: status.code(), message: control_plane::causes(&status) }
     }
 }
 
-/// Who opens the stream.
+/// Identifies this proxy to the control plane.
 #[derive(Debug, Clone)]
-pub struct Who {
+pub struct ProxyId {
     /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
@@ -109,11 +110,11 @@ pub struct Who {
     pub slot: String,
 }
 
-/// What the stream reads and fills.
+/// The client of the control stream: what it reads and fills.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Who we are.
-    pub who: Who,
+    /// Opens the stream.
+    pub proxy: ProxyId,
     /// Where the control plane's address and the bundle are mounted.
     pub mounts: Mounts,
     /// Leaf and bundle.
@@ -121,17 +122,19 @@ pub struct Client {
     /// Destinations and policy.
     pub state: Arc<State>,
     /// Counts and the last error.
-    pub health: Arc<Health>,
+    pub health: Arc<ControlHealth>,
+    /// Whether this slot drains, which is reported to the control plane.
+    pub serving: Arc<ServingStatus>,
 }
 
 /// Keeps a stream open; never returns. Begins as soon as there is a leaf.
 pub async fn keep(client: Client) {
-    let mut ledger = Ledger::default();
+    let mut versions = Versions::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     loop {
         let leaf = first_leaf(&client.store).await;
         let began = Instant::now();
-        let ended = client.stream(&leaf, &mut ledger).await;
+        let ended = client.stream(&leaf, &mut versions).await;
         client.state.set_connected(false);
         let error = match ended {
             Ok(never) => match never {},
@@ -145,13 +148,13 @@ pub async fn keep(client: Client) {
         }
         let wait = backoff.next_wait();
         tracing::warn!(error = %error, retry_in_ms = wait.as_millis() as u64, "no control stream; what is known stays in use");
-        client.health.control.failed(error.to_string());
+        client.health.stream.failed(error.to_string());
         // A new leaf or bundle may be just what was missing.
-        let mut news = client.store.watch();
-        news.mark_unchanged();
+        let mut changes = client.store.watch();
+        changes.mark_unchanged();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            _ = news.changed() => {}
+            _ = changes.changed() => {}
         }
     }
 }
@@ -173,38 +176,38 @@ type Sender = mpsc::Sender<ProxyMessage>;
 
 impl Client {
     /// One stream, until it ends.
-    async fn stream(&self, leaf: &Leaf, ledger: &mut Ledger) -> Result<std::convert::Infallible, StreamError> {
+    async fn stream(&self, leaf: &Leaf, versions: &mut Versions) -> Result<std::convert::Infallible, StreamError> {
         let mut changes = self.store.watch();
         changes.mark_unchanged();
         let (mesh, mounted) = self.mounts.trust()?;
-        let trusted = newest(&self.store, mounted);
-        let (channel, server) = dial::connect(&mesh, &trusted, Some(leaf)).await?;
-        let mut ends = Ends { server, leaf, made: UnixTime::now(), changes, leave_at: None };
+        let trusted = self.store.offer_bundle(mounted);
+        let (channel, server) = control_plane::connect(&mesh, &trusted, Some(leaf)).await?;
+        let mut trust = ConnectionTrust::new(server, leaf, changes);
         let mut grpc = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
 
         let (tx, rx) = mpsc::channel(QUEUE);
-        let mut wants = self.state.changes();
+        let mut wants = self.state.subscription_changes();
         wants.mark_unchanged();
         let open = grpc.connect(ReceiverStream::new(rx));
-        let greet = self.greet(&tx, ledger);
-        let both = async { tokio::try_join!(async { open.await.map_err(StreamError::from) }, greet) };
+        let hello = self.send_hello(&tx, versions);
+        let both = async { tokio::try_join!(async { open.await.map_err(StreamError::from) }, hello) };
         let (response, mut reported) =
             tokio::time::timeout(ACCEPT_DEADLINE, both).await.map_err(|_| StreamError::Stuck)??;
         self.state.set_connected(true);
-        self.health.control.succeeded();
+        self.health.stream.succeeded();
         tracing::info!(address = %mesh.control_address, "the control stream is open");
-        self.follow(response.into_inner(), &tx, ledger, &mut wants, &mut ends, &mut reported).await
+        self.follow(response.into_inner(), &tx, versions, &mut wants, &mut trust, &mut reported).await
     }
 
-    /// Says who we are, what we hold and what we want.
-    async fn greet(&self, tx: &Sender, ledger: &mut Ledger) -> Result<Report, StreamError> {
-        let (known, add) = ledger.restart(self.state.wanted());
+    /// Says which proxy this is, what it holds and what it wants.
+    async fn send_hello(&self, tx: &Sender, versions: &mut Versions) -> Result<Report, StreamError> {
+        let (known, add) = versions.restart(self.state.wanted());
         let hello = Hello {
             proxy_version: VERSION.into(),
-            pod_namespace: self.who.namespace.clone(),
-            pod_name: self.who.pod.clone(),
-            pod_uid: self.who.uid.clone(),
-            slot: self.who.slot.clone(),
+            pod_namespace: self.proxy.namespace.clone(),
+            pod_name: self.proxy.pod.clone(),
+            pod_uid: self.proxy.uid.clone(),
+            slot: self.proxy.slot.clone(),
             known,
         };
         send(tx, Proxy::Hello(hello)).await?;
@@ -218,29 +221,28 @@ impl Client {
         &self,
         mut stream: Streaming<ControlMessage>,
         tx: &Sender,
-        ledger: &mut Ledger,
+        versions: &mut Versions,
         wants: &mut watch::Receiver<u64>,
-        ends: &mut Ends<'_>,
+        trust: &mut ConnectionTrust<'_>,
         reported: &mut Report,
     ) -> Result<std::convert::Infallible, StreamError> {
         let mut heard = Instant::now();
-        let mut draining = self.health.draining();
+        let mut draining = self.serving.draining();
         loop {
             let report = self.report();
             if report != *reported {
                 send(tx, Proxy::Report(report.clone())).await?;
                 *reported = report;
             }
-            let leave_at = ends.leave_at;
             tokio::select! {
                 message = stream.message() => {
                     heard = Instant::now();
                     match message?.ok_or(StreamError::Ended)?.kind {
-                        Some(Control::Update(update)) => self.load(update, tx, ledger).await?,
-                        Some(Control::Heartbeat(beat)) => match ledger.judge(&beat, Instant::now().into_std()) {
-                            Verdict::Diverged => return Err(StreamError::Diverged),
-                            Verdict::Agrees | Verdict::Wait => {
-                                subscribe(tx, Vec::new(), ledger.unpark()).await?;
+                        Some(Control::Update(update)) => self.load(update, tx, versions).await?,
+                        Some(Control::Heartbeat(beat)) => match versions.check_digests(&beat, Instant::now().into_std()) {
+                            DigestCheck::Diverged => return Err(StreamError::Diverged),
+                            DigestCheck::InSync | DigestCheck::Unsettled => {
+                                subscribe(tx, Vec::new(), versions.unpark()).await?;
                             }
                         },
                         // A message of a newer control plane.
@@ -249,12 +251,11 @@ impl Client {
                 }
                 () = tokio::time::sleep_until(heard + SILENCE) => return Err(StreamError::Silent),
                 _ = wants.changed() => {
-                    let changes = self.state.take_changes();
-                    let (add, remove) = ledger.change(changes, Instant::now().into_std());
+                    let changes = self.state.take_subscription_delta();
+                    let (add, remove) = versions.change(changes, Instant::now().into_std());
                     subscribe(tx, add, remove).await?;
                 }
-                judged = ends.changed(&self.store) => judged?,
-                () = until(leave_at) => return Err(StreamError::Distrusted("the control plane's certificate")),
+                judged = trust.changed(&self.store) => judged?,
                 _ = draining.changed() => {}
             }
         }
@@ -265,9 +266,9 @@ impl Client {
         &self,
         update: crate::contract::proto::Update,
         tx: &Sender,
-        ledger: &mut Ledger,
+        versions: &mut Versions,
     ) -> Result<(), StreamError> {
-        let ack = update::apply(update, ledger, &self.state, &self.store);
+        let ack = update::apply(update, versions, &self.state, &self.store);
         self.health.rejected.fetch_add(ack.rejected.len() as u64, Ordering::Relaxed);
         if ack == Ack::default() {
             return Ok(());
@@ -282,55 +283,8 @@ impl Client {
             issuer_sha256: current.as_ref().map(|c| c.issuer_sha256.to_vec()).unwrap_or_default(),
             leaf_not_after: current.as_ref().map_or(0, |c| c.not_after),
             // Only the slot that serves has a stream.
-            serving: !self.health.is_draining(),
+            serving: !self.serving.is_draining(),
         }
-    }
-}
-
-/// What both ends of a connection were taken for.
-struct Ends<'a> {
-    server: Vec<CertificateDer<'static>>,
-    leaf: &'a Leaf,
-    made: UnixTime,
-    changes: watch::Receiver<u64>,
-    /// When to connect anew because the server's root was dropped.
-    leave_at: Option<Instant>,
-}
-
-impl Ends<'_> {
-    /// Waits until leaf or bundle change; fails as [`Ends::judge`] does.
-    async fn changed(&mut self, store: &Store) -> Result<(), StreamError> {
-        // The store outlives the stream, so there is always a sender.
-        let _ = self.changes.changed().await;
-        self.judge(store)
-    }
-
-    /// Fails when the bundle in use covers one of them no longer, and another connection could be better. A server whose root an ordinary
-    /// rotation dropped is left within the time over which leaves are renewed, because every proxy leaves it.
-    fn judge(&mut self, store: &Store) -> Result<(), StreamError> {
-        let (Some(bundle), Some(current)) = (store.bundle(), store.leaf()) else { return Ok(()) };
-        let trusted = |chain: &[CertificateDer<'static>]| tls::still_trusted(chain, &bundle.roots, self.made);
-        if !trusted(&self.server) {
-            if !bundle.revoked.is_empty() || bundle.renew_within_seconds == 0 {
-                return Err(StreamError::Distrusted("the control plane's certificate"));
-            }
-            let within = f64::from(bundle.renew_within_seconds);
-            let drawn = || Instant::now() + Duration::from_secs_f64(within * rand::random::<f64>());
-            self.leave_at.get_or_insert_with(drawn);
-        }
-        // Without a leaf that is trusted, this connection is the best there is.
-        let other = current.chain != self.leaf.chain && current.verifies(&bundle, clock::unix_seconds());
-        if other && !trusted(&self.leaf.chain) {
-            return Err(StreamError::Distrusted("the leaf that was presented"));
-        }
-        Ok(())
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -14,10 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    contract::{
-        bootstrap::{Reason, tunnel::App},
-        resource::Protocol,
-    },
+    contract::{reason::Reason, resource::Protocol, tunnel::App},
     data_path::{
         detect::{self, Prefixed, Spoken, judge},
         drain::Phase,

@@ -10,11 +10,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     contract::{
-        bootstrap::{
-            Reason, ports,
-            tunnel::{self, App},
-        },
+        bootstrap::ports,
+        reason::Reason,
         spiffe::SpiffeId,
+        tunnel::{self, App},
     },
     data_path::{
         carry::{self, Carried},
@@ -26,7 +25,7 @@ use crate::{
         tcp,
         worker::Worker,
     },
-    identity::{tls, trust::Standing},
+    identity::{tls, trust::TrustWatch},
     telemetry::metrics::{Direction, PLAINTEXT},
 };
 
@@ -36,7 +35,7 @@ const DIRECTION: Direction = Direction::Inbound;
 struct Authenticated {
     stream: TlsStream<TcpStream>,
     peer: SpiffeId,
-    standing: Standing,
+    standing: TrustWatch,
     port: u16,
     app: App,
 }
@@ -93,7 +92,7 @@ async fn authenticate(worker: &Worker, stream: TcpStream) -> Result<Authenticate
     let chain = session.peer_certificates().unwrap_or_default();
     let peer = tls::peer_identity(Some(chain), &current.bundle.trust_domain)
         .map_err(|e| Failure::new(Reason::WrongIdentity, format!("{from}: {e}")))?;
-    let standing = Standing::new(&worker.store, &current, chain);
+    let standing = TrustWatch::new(&worker.store, &current, chain);
     let (port, app) = session
         .server_name()
         .and_then(tunnel::parse_sni)

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    contract::bootstrap::Reason,
+    contract::reason::Reason,
     data_path::{
         drain::Phase,
         http::answer::Failure,

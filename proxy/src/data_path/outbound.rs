@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 
 use crate::{
     contract::{
-        bootstrap::{Reason, ports},
+        bootstrap::ports,
+        reason::Reason,
         resource::{Protocol, Workload},
     },
     control::state::Target,

@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    contract::bootstrap::{REASON_HEADER, Reason, tunnel::App},
+    contract::{
+        reason::{REASON_HEADER, Reason},
+        tunnel::App,
+    },
     data_path::{
         drain::Phase,
         http::{

@@ -1,6 +1,6 @@
-//! Asks the identity service for a leaf: one attempt, from the mounted files to a leaf that was checked.
+//! The client of the identity service requests a leaf: one attempt, from the mounted files to a leaf that was checked.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tonic::Code;
@@ -15,12 +15,13 @@ use super::{
 use crate::{
     contract::{
         proto::{SignRequest, identity_client::IdentityClient},
-        resource::{ApplyError, Bundle, bundle},
+        resource::Bundle,
         spiffe::{SpiffeError, SpiffeId},
+        validate::{InvalidResource, trust_bundle},
     },
     identity::{
         clock,
-        dial::{self, DialError},
+        control_plane::{self, ConnectError},
     },
 };
 
@@ -46,9 +47,9 @@ pub enum ObtainError {
     /// See [`CsrError`].
     #[error(transparent)]
     Csr(#[from] CsrError),
-    /// See [`DialError`].
+    /// See [`ConnectError`].
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Connect(#[from] ConnectError),
     /// The identity service says no.
     #[error("the identity service refused to sign for {id}: {code:?}: {message}; {remedy}")]
     Refused {
@@ -69,15 +70,15 @@ pub enum ObtainError {
     Bundle(String),
 }
 
-impl From<ApplyError> for ObtainError {
-    fn from(e: ApplyError) -> Self {
+impl From<InvalidResource> for ObtainError {
+    fn from(e: InvalidResource) -> Self {
         Self::Bundle(e.to_string())
     }
 }
 
-/// Who asks, and where what it needs is mounted.
+/// Requests leaves for this pod's identity; knows where what it needs is mounted.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub struct CertificateClient {
     /// Mounted files.
     pub mounts: Mounts,
     /// Namespace of the pod.
@@ -86,7 +87,7 @@ pub struct Asker {
     pub service_account: String,
 }
 
-impl Asker {
+impl CertificateClient {
     /// One attempt. Offers the mounted bundle to `store` on the way.
     ///
     /// # Errors
@@ -94,11 +95,11 @@ impl Asker {
     pub async fn obtain(&self, store: &Store) -> Result<(Leaf, Bundle), ObtainError> {
         let (mesh, mounted) = self.mounts.trust()?;
         let id = SpiffeId::new(&mesh.trust_domain, &self.namespace, &self.service_account)?;
-        let trusted = newest(store, mounted);
+        let trusted = store.offer_bundle(mounted);
         let key = Key::generate()?;
         let csr_der = csr::request(&id, &key)?;
         let token = self.mounts.token()?;
-        let (channel, _) = dial::connect(&mesh, &trusted, None).await?;
+        let (channel, _) = control_plane::connect(&mesh, &trusted, None).await?;
         let mut client = IdentityClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
         let mut request = tonic::Request::new(SignRequest {
             token: token.as_str().to_owned(),
@@ -109,20 +110,11 @@ impl Asker {
         let answer = client.sign(request).await.map_err(|s| refused(&id, &s))?.into_inner();
         warn_of_skew(answer.server_time_ms);
         let offered = answer.bundle.ok_or_else(|| ObtainError::Bundle("there is none".into()))?;
-        let offered = bundle(offered)?;
+        let offered = trust_bundle(offered)?;
         let chain = answer.chain_der.into_iter().map(CertificateDer::from).collect();
         let leaf = Leaf::check(&id, key, chain, &offered, clock::unix_seconds())?;
         Ok((leaf, offered))
     }
-}
-
-/// The newer of what is held and what is mounted; the store learns of it too.
-pub(crate) fn newest(store: &Store, mounted: Bundle) -> Arc<Bundle> {
-    let fallback = Arc::new(mounted.clone());
-    if let Err(e) = store.install_bundle(mounted) {
-        tracing::error!(error = %e, "the mounted trust bundle is not used");
-    }
-    store.bundle().unwrap_or(fallback)
 }
 
 fn refused(id: &SpiffeId, status: &tonic::Status) -> ObtainError {

@@ -26,7 +26,7 @@ pub enum LeafError {
     /// A certificate is malformed.
     #[error("certificate {index} of the chain is malformed: {reason}")]
     Malformed {
-        /// Place in the chain.
+        /// Position in the chain.
         index: usize,
         /// Why.
         reason: String,

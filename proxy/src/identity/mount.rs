@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 use crate::contract::{
     bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH, paths},
     proto,
-    resource::{ApplyError, Bundle, bundle},
+    resource::Bundle,
+    validate::{InvalidResource, trust_bundle},
 };
 
 /// Largest token that is sent, in bytes.
@@ -117,7 +118,7 @@ fn parse(mesh: &MeshInfo, pem: &[u8]) -> Result<Bundle, String> {
         renew_within_seconds: mesh.renew_within_seconds,
         revoked_sha256: digests(&mesh.revoked_sha256)?,
     };
-    bundle(message).map_err(|e: ApplyError| e.to_string())
+    trust_bundle(message).map_err(|e: InvalidResource| e.to_string())
 }
 
 /// Bytes of lower-case hex digits.

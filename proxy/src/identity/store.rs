@@ -74,12 +74,12 @@ pub enum StoreError {
 pub struct Store {
     current: ArcSwapOption<Current>,
     generation: watch::Sender<u64>,
-    parts: Mutex<Parts>,
+    inputs: Mutex<Inputs>,
 }
 
 /// What the next [`Current`] is made of.
 #[derive(Debug, Default)]
-struct Parts {
+struct Inputs {
     leaf: Option<Arc<Leaf>>,
     bundle: Option<Arc<Bundle>>,
 }
@@ -88,7 +88,7 @@ impl Store {
     /// Empty: nobody can be proved to or trusted.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { current: ArcSwapOption::empty(), generation: watch::Sender::new(0), parts: Mutex::default() })
+        Arc::new(Self { current: ArcSwapOption::empty(), generation: watch::Sender::new(0), inputs: Mutex::default() })
     }
 
     /// What holds now; `None` before the first leaf.
@@ -116,13 +116,13 @@ impl Store {
     /// The leaf in use.
     #[must_use]
     pub fn leaf(&self) -> Option<Arc<Leaf>> {
-        self.parts().leaf.clone()
+        self.inputs().leaf.clone()
     }
 
     /// The newest bundle that was seen, with or without a leaf.
     #[must_use]
     pub fn bundle(&self) -> Option<Arc<Bundle>> {
-        self.parts().bundle.clone()
+        self.inputs().bundle.clone()
     }
 
     /// Takes a new leaf and the bundle that came with it.
@@ -131,14 +131,14 @@ impl Store {
     /// When they do not make a TLS configuration, the bundle is of another trust domain, or older than the one in use: the control plane
     /// counts on it that whoever reports a bundle takes no leaf from before it. The old ones stay in use.
     pub fn install_leaf(&self, leaf: Leaf, bundle: Bundle) -> Result<(), StoreError> {
-        let mut parts = self.parts();
+        let mut inputs = self.inputs();
         let leaf = Arc::new(leaf);
-        if let Some(held) = parts.bundle.as_ref().filter(|held| held.sequence > bundle.sequence) {
+        if let Some(held) = inputs.bundle.as_ref().filter(|held| held.sequence > bundle.sequence) {
             return Err(StoreError::Overtaken { signed: bundle.sequence, held: held.sequence });
         }
-        let bundle = newest(parts.bundle.as_ref(), bundle, leaf.id.trust_domain())?.0;
+        let bundle = newest(inputs.bundle.as_ref(), bundle, leaf.id.trust_domain())?.0;
         self.publish(assemble(&leaf, &bundle)?);
-        *parts = Parts { leaf: Some(leaf), bundle: Some(bundle) };
+        *inputs = Inputs { leaf: Some(leaf), bundle: Some(bundle) };
         Ok(())
     }
 
@@ -147,26 +147,35 @@ impl Store {
     /// # Errors
     /// When it makes no TLS configuration or is of another trust domain; the old one stays in use.
     pub fn install_bundle(&self, bundle: Bundle) -> Result<bool, StoreError> {
-        let mut parts = self.parts();
-        let domain = match (&parts.leaf, &parts.bundle) {
+        let mut inputs = self.inputs();
+        let domain = match (&inputs.leaf, &inputs.bundle) {
             (Some(leaf), _) => leaf.id.trust_domain().to_owned(),
             (None, Some(bundle)) => bundle.trust_domain.clone(),
             (None, None) => bundle.trust_domain.clone(),
         };
-        let (bundle, newer) = newest(parts.bundle.as_ref(), bundle, &domain)?;
+        let (bundle, newer) = newest(inputs.bundle.as_ref(), bundle, &domain)?;
         if !newer {
             return Ok(false);
         }
-        if let Some(leaf) = &parts.leaf {
+        if let Some(leaf) = &inputs.leaf {
             self.publish(assemble(leaf, &bundle)?);
         }
-        parts.bundle = Some(bundle);
+        inputs.bundle = Some(bundle);
         Ok(true)
     }
 
-    fn parts(&self) -> MutexGuard<'_, Parts> {
+    /// Takes a mounted bundle if it is newer than the one in use; gives the newer of the two. One that cannot be taken is logged.
+    pub(crate) fn offer_bundle(&self, mounted: Bundle) -> Arc<Bundle> {
+        let fallback = Arc::new(mounted.clone());
+        if let Err(e) = self.install_bundle(mounted) {
+            tracing::error!(error = %e, "the mounted trust bundle is not used");
+        }
+        self.bundle().unwrap_or(fallback)
+    }
+
+    fn inputs(&self) -> MutexGuard<'_, Inputs> {
         // Assigned only after everything that can fail; a panic leaves them whole.
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

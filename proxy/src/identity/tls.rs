@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{
-    contract::{bootstrap::tunnel, resource::Bundle, spiffe::SpiffeId},
+    contract::{resource::Bundle, spiffe::SpiffeId, tunnel},
     identity::leaf::uris,
 };
 

@@ -1,8 +1,8 @@
-//! Whether a connection between two proxies still stands on what is trusted: both ends' chains were verified in its handshake, and
+//! Whether a connection between two proxies may still be trusted: both ends' chains were verified in its handshake, and
 //! roots are dropped later.
 //!
 //! A root that an ordinary rotation dropped ends nothing: the connection takes nothing new and finishes what it carries, however
-//! long that takes. One whose key is compromised proves nothing, and what stands on it is cut off.
+//! long that takes. One whose key is compromised proves nothing, and connections that depend on it are cut off.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,21 +18,21 @@ use crate::{
     },
 };
 
-/// How long what stands on a revoked root may finish what it carries: a request that is under way is nobody's attack, and another
-/// connection takes the next one.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection that depends on a revoked root may finish what it carries: a request that is under way is nobody's attack, and
+/// another connection takes the next one.
+pub(crate) const REVOKED_GRACE: Duration = Duration::from_secs(1);
 
-/// What became of a connection.
+/// Why a connection is no longer trusted: what became of the root on which it depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lost {
-    /// To finish what it carries.
+pub(crate) enum Untrusted {
+    /// An ordinary rotation dropped it: the connection finishes what it carries.
     Dropped,
-    /// To be cut off after [`LAST_WORDS`].
+    /// Its key is compromised: the connection is cut off after [`REVOKED_GRACE`].
     Revoked,
 }
 
-/// What a connection stands on.
-pub(crate) struct Standing {
+/// Watches whether the chains of both ends of a connection are still trusted.
+pub(crate) struct TrustWatch {
     store: Arc<Store>,
     changes: watch::Receiver<u64>,
     peer: Vec<CertificateDer<'static>>,
@@ -45,8 +45,8 @@ pub(crate) struct Standing {
     dropped: bool,
 }
 
-impl Standing {
-    /// Of a connection whose handshake was made with `current`, to a peer that presented `peer`.
+impl TrustWatch {
+    /// For a connection whose handshake was made with `current`, to a peer that presented `peer`.
     pub(crate) fn new(store: &Arc<Store>, current: &Arc<Current>, peer: &[CertificateDer<'_>]) -> Self {
         Self {
             changes: store.watch(),
@@ -60,13 +60,13 @@ impl Standing {
         }
     }
 
-    /// Waits until trust is lost; after [`Lost::Dropped`] only [`Lost::Revoked`] follows.
-    pub(crate) async fn lost(&mut self) -> Lost {
+    /// Waits until trust is lost; after [`Untrusted::Dropped`] only [`Untrusted::Revoked`] follows.
+    pub(crate) async fn lost(&mut self) -> Untrusted {
         loop {
-            let lost = self.look();
-            if lost == Some(Lost::Revoked) || (lost == Some(Lost::Dropped) && !self.dropped) {
+            let lost = self.check();
+            if lost == Some(Untrusted::Revoked) || (lost == Some(Untrusted::Dropped) && !self.dropped) {
                 self.dropped = true;
-                return lost.unwrap_or(Lost::Revoked);
+                return lost.unwrap_or(Untrusted::Revoked);
             }
             if self.changes.changed().await.is_err() {
                 // Nobody publishes any more: what is trusted stays so.
@@ -77,11 +77,11 @@ impl Standing {
 
     /// Waits until the connection is to be cut off.
     pub(crate) async fn revoked(&mut self) {
-        while self.lost().await != Lost::Revoked {}
+        while self.lost().await != Untrusted::Revoked {}
     }
 
-    /// Judges what changed since the last look.
-    fn look(&mut self) -> Option<Lost> {
+    /// Judges what changed since the last check.
+    fn check(&mut self) -> Option<Untrusted> {
         let current = self.store.current()?;
         let seen = std::mem::replace(&mut self.seen, Arc::clone(&current));
         let (old, new) = (&seen.bundle, &current.bundle);
@@ -92,39 +92,39 @@ impl Standing {
         let own = judge(&self.own, &self.bundle, new, self.made);
         // Without a better leaf another connection would prove no more than this one.
         let better = || current.chain != self.own && tls::still_trusted(&current.chain, &new.roots, UnixTime::now());
-        peer.max(own.filter(|lost| *lost == Lost::Revoked || better()))
+        peer.max(own.filter(|lost| *lost == Untrusted::Revoked || better()))
     }
 }
 
-/// As [`Standing::lost`]; what stands on nothing loses nothing.
-pub(crate) async fn lost(standing: &mut Option<Standing>) -> Lost {
-    match standing {
-        Some(standing) => standing.lost().await,
+/// As [`TrustWatch::lost`]; a connection in plain depends on no root and never loses trust.
+pub(crate) async fn lost(watch: &mut Option<TrustWatch>) -> Untrusted {
+    match watch {
+        Some(watch) => watch.lost().await,
         None => std::future::pending().await,
     }
 }
 
-/// As [`Standing::revoked`].
-pub(crate) async fn revoked(standing: &mut Option<Standing>) {
-    match standing {
-        Some(standing) => standing.revoked().await,
+/// As [`TrustWatch::revoked`].
+pub(crate) async fn revoked(watch: &mut Option<TrustWatch>) {
+    match watch {
+        Some(watch) => watch.revoked().await,
         None => std::future::pending().await,
     }
 }
 
 /// What became of a chain that `then` verified at `made`, now that `now` is trusted.
-fn judge(chain: &[CertificateDer<'_>], then: &Bundle, now: &Bundle, made: UnixTime) -> Option<Lost> {
+fn judge(chain: &[CertificateDer<'_>], then: &Bundle, now: &Bundle, made: UnixTime) -> Option<Untrusted> {
     if tls::still_trusted(chain, &now.roots, made) {
         return None;
     }
     if now.revoked.is_empty() {
-        return Some(Lost::Dropped);
+        return Some(Untrusted::Dropped);
     }
     // The chain does not hold its root: it is whichever of those trusted then verifies it. One key may have several certificates.
     let mut roots = then.roots.iter().filter(|r| tls::still_trusted(chain, std::slice::from_ref(*r), made)).peekable();
     let unknown = roots.peek().is_none();
     let revoked = roots.any(|root| now.revoked.contains(&Sha256::digest(root).into()));
-    Some(if unknown || revoked { Lost::Revoked } else { Lost::Dropped })
+    Some(if unknown || revoked { Untrusted::Revoked } else { Untrusted::Dropped })
 }
 
 #[cfg(test)]
@@ -158,13 +158,13 @@ mod tests {
         let of_a = chain(&a);
         let judged = |now: &Bundle| judge(&of_a, &both, now, UnixTime::now());
         assert_eq!(judged(&bundle(2, &[&a, &b], &[])), None);
-        assert_eq!(judged(&bundle(2, &[&b], &[])), Some(Lost::Dropped));
-        assert_eq!(judged(&bundle(2, &[&b], &[&c])), Some(Lost::Dropped));
-        assert_eq!(judged(&bundle(2, &[&b], &[&a])), Some(Lost::Revoked));
-        assert_eq!(judged(&bundle(2, &[], &[])), Some(Lost::Dropped));
+        assert_eq!(judged(&bundle(2, &[&b], &[])), Some(Untrusted::Dropped));
+        assert_eq!(judged(&bundle(2, &[&b], &[&c])), Some(Untrusted::Dropped));
+        assert_eq!(judged(&bundle(2, &[&b], &[&a])), Some(Untrusted::Revoked));
+        assert_eq!(judged(&bundle(2, &[], &[])), Some(Untrusted::Dropped));
         // Nobody knows whose it is.
         let alone = bundle(1, &[&b], &[]);
-        assert_eq!(judge(&of_a, &alone, &bundle(2, &[&b], &[&c]), UnixTime::now()), Some(Lost::Revoked));
+        assert_eq!(judge(&of_a, &alone, &bundle(2, &[&b], &[&c]), UnixTime::now()), Some(Untrusted::Revoked));
     }
 
     fn install(store: &Store, ca: &Ca, bundle: &Bundle) {
@@ -174,33 +174,33 @@ mod tests {
         store.install_leaf(Leaf::check(&id, key, chain, bundle, now()).unwrap(), bundle.clone()).unwrap();
     }
 
-    async fn soon(standing: &mut Standing) -> Option<Lost> {
-        tokio::time::timeout(Duration::from_secs(5), standing.lost()).await.ok()
+    async fn soon(watch: &mut TrustWatch) -> Option<Untrusted> {
+        tokio::time::timeout(Duration::from_secs(5), watch.lost()).await.ok()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dropped_root_of_the_peer_is_told_once_and_may_still_be_revoked() {
         let (a, b, store) = (Ca::new("a"), Ca::new("b"), Store::new());
         install(&store, &b, &bundle(1, &[&a, &b], &[]));
-        let mut standing = Standing::new(&store, &store.current().unwrap(), &chain(&a));
-        assert_eq!(soon(&mut standing).await, None);
+        let mut watch = TrustWatch::new(&store, &store.current().unwrap(), &chain(&a));
+        assert_eq!(soon(&mut watch).await, None);
         store.install_bundle(bundle(2, &[&b], &[])).unwrap();
-        assert_eq!(soon(&mut standing).await, Some(Lost::Dropped));
+        assert_eq!(soon(&mut watch).await, Some(Untrusted::Dropped));
         install(&store, &b, &bundle(3, &[&b], &[]));
-        assert_eq!(soon(&mut standing).await, None);
+        assert_eq!(soon(&mut watch).await, None);
         store.install_bundle(bundle(4, &[&b], &[&a])).unwrap();
-        assert_eq!(soon(&mut standing).await, Some(Lost::Revoked));
+        assert_eq!(soon(&mut watch).await, Some(Untrusted::Revoked));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_own_root_is_gone_is_replaced_when_there_is_a_better_leaf() {
         let (a, b, store) = (Ca::new("a"), Ca::new("b"), Store::new());
         install(&store, &a, &bundle(1, &[&a, &b], &[]));
-        let mut standing = Standing::new(&store, &store.current().unwrap(), &chain(&b));
+        let mut watch = TrustWatch::new(&store, &store.current().unwrap(), &chain(&b));
         store.install_bundle(bundle(2, &[&b], &[])).unwrap();
-        assert_eq!(soon(&mut standing).await, None, "a new connection would present the same leaf");
+        assert_eq!(soon(&mut watch).await, None, "a new connection would present the same leaf");
         install(&store, &b, &bundle(2, &[&b], &[]));
-        assert_eq!(soon(&mut standing).await, Some(Lost::Dropped));
+        assert_eq!(soon(&mut watch).await, Some(Untrusted::Dropped));
     }
 
     #[tokio::test(start_paused = true)]
@@ -209,7 +209,7 @@ mod tests {
         install(&store, &b, &bundle(1, &[&a, &b], &[]));
         let current = store.current().unwrap();
         store.install_bundle(bundle(2, &[&b], &[])).unwrap();
-        let mut standing = Standing::new(&store, &current, &chain(&a));
-        assert_eq!(soon(&mut standing).await, Some(Lost::Dropped));
+        let mut watch = TrustWatch::new(&store, &current, &chain(&a));
+        assert_eq!(soon(&mut watch).await, Some(Untrusted::Dropped));
     }
 }

@@ -10,13 +10,13 @@ use std::{
 
 use crate::{
     contract::bootstrap::{env, ports},
-    process::redirect::{self, RedirectError, Skip},
+    process::redirect::{self, RedirectError, SkipPorts},
 };
 
 /// How often readiness is asked for.
 const POLL_EVERY: Duration = Duration::from_millis(50);
-/// How often it is said why the wait goes on.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+/// How often the reason for waiting is logged.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 /// How long one answer may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Largest answer, in bytes.
@@ -24,7 +24,7 @@ const MAX_ANSWER: u64 = 64 << 10;
 
 /// What the proxy answered.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+enum Readiness {
     Ready,
     NotReady(String),
 }
@@ -35,7 +35,7 @@ enum Answer {
 /// When the ports to skip are malformed or the rules cannot be written; while the proxy is not ready it waits for ever.
 pub fn run(var: impl Fn(&str) -> Option<String>) -> Result<(), RedirectError> {
     let list = |name| redirect::parse_ports(name, &var(name).unwrap_or_default());
-    let skip = Skip { inbound: list(env::SKIP_INBOUND)?, outbound: list(env::SKIP_OUTBOUND)? };
+    let skip = SkipPorts { inbound: list(env::SKIP_INBOUND)?, outbound: list(env::SKIP_OUTBOUND)? };
     wait(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::ADMIN)));
     let family = redirect::install(&skip)?;
     tracing::info!(family, skip_inbound = ?skip.inbound, skip_outbound = ?skip.outbound, "traffic goes through the proxy now");
@@ -44,25 +44,25 @@ pub fn run(var: impl Fn(&str) -> Option<String>) -> Result<(), RedirectError> {
 
 fn wait(admin: SocketAddr) {
     let began = Instant::now();
-    let mut said = began;
+    let mut logged = began;
     loop {
         let why = match ask(admin) {
-            Ok(Answer::Ready) => {
+            Ok(Readiness::Ready) => {
                 tracing::info!(waited_ms = began.elapsed().as_millis() as u64, "the proxy is ready");
                 return;
             }
-            Ok(Answer::NotReady(why)) => why,
+            Ok(Readiness::NotReady(why)) => why,
             Err(e) => format!("the proxy does not answer yet: {e}"),
         };
-        if said.elapsed() >= SAY_EVERY {
-            said = Instant::now();
+        if logged.elapsed() >= LOG_EVERY {
+            logged = Instant::now();
             tracing::warn!(waited_seconds = began.elapsed().as_secs(), why, "waiting for the proxy to be ready");
         }
         thread::sleep(POLL_EVERY);
     }
 }
 
-fn ask(admin: SocketAddr) -> io::Result<Answer> {
+fn ask(admin: SocketAddr) -> io::Result<Readiness> {
     let mut stream = TcpStream::connect_timeout(&admin, DEADLINE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
@@ -73,10 +73,10 @@ fn ask(admin: SocketAddr) -> io::Result<Answer> {
 }
 
 /// Reads status and body of a response.
-fn read(answer: &str) -> Option<Answer> {
+fn read(answer: &str) -> Option<Readiness> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?;
-    Some(if status == "200" { Answer::Ready } else { Answer::NotReady(body.trim().to_owned()) })
+    Some(if status == "200" { Readiness::Ready } else { Readiness::NotReady(body.trim().to_owned()) })
 }
 
 #[cfg(test)]
@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn responses_are_read() {
-        assert_eq!(read("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}"), Some(Answer::Ready));
-        let reason = Answer::NotReady("{\"reasons\":[]}".into());
+        assert_eq!(read("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}"), Some(Readiness::Ready));
+        let reason = Readiness::NotReady("{\"reasons\":[]}".into());
         assert_eq!(read("HTTP/1.1 503 Service Unavailable\r\n\r\n{\"reasons\":[]}\n"), Some(reason));
         assert_eq!(read("SSH-2.0"), None);
         assert_eq!(read("HTTP/1.1 é\r\n\r\n"), None);

@@ -1,9 +1,12 @@
-//! What the injector told this sidecar by its environment, read once and checked.
+//! What the injector set in this sidecar's environment, read once and checked.
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    contract::bootstrap::{MAX_DEFAULT_WORKERS, Probe, env, paths},
+    contract::{
+        bootstrap::{MAX_DEFAULT_WORKERS, env, paths},
+        probe::Probe,
+    },
     identity::mount::Mounts,
 };
 
@@ -34,7 +37,7 @@ pub struct SettingsError {
     pub problem: String,
 }
 
-/// See [`env`].
+/// See [`env`](mod@env).
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `a` or `b`.
@@ -47,9 +50,9 @@ pub struct Settings {
     pub uid: String,
     /// Address of the pod.
     pub ip: std::net::IpAddr,
-    /// Name of the pod's node; empty: not told.
+    /// Name of the pod's node; empty: unknown.
     pub node: String,
-    /// Topology zone of the pod's node; empty: not told.
+    /// Topology zone of the pod's node; empty: unknown.
     pub zone: String,
     /// Service account of the pod.
     pub service_account: String,

@@ -78,14 +78,14 @@ pub struct Serving {
     /// Held locked.
     _lock: File,
     exits: Arc<AtomicBool>,
-    told: Arc<AtomicBool>,
+    term_received: Arc<AtomicBool>,
 }
 
 impl Serving {
     /// Whether a SIGTERM came already, perhaps before anybody else could listen for it.
     #[must_use]
-    pub fn was_told_to_end(&self) -> bool {
-        self.told.load(Ordering::SeqCst)
+    pub fn received_term(&self) -> bool {
+        self.term_received.load(Ordering::SeqCst)
     }
 
     /// From now on a SIGTERM is only noted: there is something to end in order. Until then it ends the process at once, so that none is
@@ -123,17 +123,18 @@ pub const STANDBY_PROGRAM: &str = "bowline-standby";
 /// Name of the proxy's program.
 pub const PROXY_PROGRAM: &str = "bowline-proxy";
 
-/// Becomes the program `name` that lies beside this one, with the arguments `arguments`; returns only if there is none.
+/// Replaces this process (exec) by the program `name` that lies beside this one, with the arguments `arguments`; returns only if that
+/// fails.
 #[must_use]
-pub fn become_program(name: &str, arguments: &[&str]) -> io::Error {
+pub fn exec_sibling(name: &str, arguments: &[&str]) -> io::Error {
     match std::env::current_exe() {
         Ok(own) => Command::new(own.with_file_name(name)).args(arguments).exec(),
         Err(e) => e,
     }
 }
 
-/// Waits until this slot may serve. A SIGTERM ends the process with status 0, then and until [`Serving::note_term`]. When the other slot serves, `busy`
-/// is called first: it may turn the process into a smaller one.
+/// Waits until this slot may serve. A SIGTERM ends the process with status 0, then and until [`Serving::note_term`]. When the other slot
+/// serves, `busy` is called first: it may turn the process into a smaller one.
 ///
 /// # Errors
 /// When the files of the two slots cannot be used.
@@ -144,8 +145,8 @@ pub fn take(dir: &Path, slot: &str, busy: impl FnOnce()) -> Result<Serving, Slot
     // As PID 1 of a container a process has no default handler, so without this one it would ignore SIGTERM.
     let exits = Arc::new(AtomicBool::new(true));
     flag::register_conditional_shutdown(SIGTERM, 0, Arc::clone(&exits))?;
-    let told = Arc::new(AtomicBool::new(false));
-    flag::register(SIGTERM, Arc::clone(&told))?;
+    let term_received = Arc::new(AtomicBool::new(false));
+    flag::register(SIGTERM, Arc::clone(&term_received))?;
     let file = |path: &Path, source| SlotError::File { path: path.into(), source };
     DirBuilder::new().recursive(true).mode(0o770).create(dir).map_err(|e| file(dir, e))?;
     let name = paths::SERVING_LOCK.rsplit('/').next().unwrap_or_default();
@@ -174,7 +175,7 @@ pub fn take(dir: &Path, slot: &str, busy: impl FnOnce()) -> Result<Serving, Slot
         }
         Next::Fail(e) => return Err(file(&path, e.into())),
     }
-    Ok(Serving { _lock: lock, exits, told })
+    Ok(Serving { _lock: lock, exits, term_received })
 }
 
 fn answer_as(socket: &Path, role: Role) -> Result<(), SlotError> {

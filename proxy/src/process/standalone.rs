@@ -52,17 +52,17 @@ pub struct Outbound {
     pub listen: SocketAddr,
     /// `http1`, `http2`, `tcp`, or `detect`.
     #[serde(default)]
-    pub protocol: Spoken,
+    pub protocol: DeclaredProtocol,
     /// Port on which the endpoints' proxies listen.
     pub mesh_port: u16,
     /// Where to.
-    pub endpoints: Vec<To>,
+    pub endpoints: Vec<OutboundEndpoint>,
 }
 
 /// An endpoint.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct To {
+pub struct OutboundEndpoint {
     /// Address and port of the application.
     pub address: SocketAddr,
     /// SPIFFE ID expected there; without it the application is spoken to in plain.
@@ -88,7 +88,7 @@ pub struct Inbound {
 #[derive(Debug, Clone, Copy, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum Spoken {
+pub enum DeclaredProtocol {
     #[default]
     Detect,
     Http1,
@@ -200,10 +200,10 @@ fn table(state: &State, to: SocketAddr, outbound: &Outbound) -> Result<(), Stand
         })
         .collect::<Result<Vec<_>, SpiffeError>>()?;
     let protocol = match outbound.protocol {
-        Spoken::Detect => Protocol::Detect,
-        Spoken::Http1 => Protocol::Http1,
-        Spoken::Http2 => Protocol::Http2,
-        Spoken::Tcp => Protocol::Tcp,
+        DeclaredProtocol::Detect => Protocol::Detect,
+        DeclaredProtocol::Http1 => Protocol::Http1,
+        DeclaredProtocol::Http2 => Protocol::Http2,
+        DeclaredProtocol::Tcp => Protocol::Tcp,
     };
     let port = ServicePort { port: to.port(), name: String::new(), protocol, endpoints };
     state.set_address(to.ip(), Some(Arc::new(crate::contract::resource::Address::Service(key.clone()))));

@@ -1,39 +1,33 @@
 //! What the parts say of themselves: read by `/ready`, `/metrics` and `/config`.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::watch;
 
-/// Everything that readiness depends on besides leaf and configuration, and counts of what went wrong.
-#[derive(Debug, Default)]
+/// All of it: for the admin endpoints, which read it. Each part that writes is given its own alone.
+#[derive(Debug, Clone, Default)]
 pub struct Health {
     /// Getting and renewing the leaf.
-    pub identity: Part,
+    pub identity: Arc<ComponentHealth>,
     /// The control stream.
-    pub control: Part,
-    /// Resources that were refused (nacked).
-    pub rejected: AtomicU64,
-    /// Streams that were given up because their digest diverged or they fell silent.
-    pub resyncs: AtomicU64,
-    /// Probes carried out with success.
-    pub probes_passed: AtomicU64,
-    /// Probes carried out without success.
-    pub probes_failed: AtomicU64,
-    listening: AtomicBool,
-    draining: watch::Sender<bool>,
+    pub control: Arc<ControlHealth>,
+    /// Probes of the application.
+    pub probes: Arc<ProbeCounts>,
+    /// Whether this slot takes connections.
+    pub serving: Arc<ServingStatus>,
 }
 
-/// One part that tries, fails and tries again.
+/// One part that tries, fails and tries again: failures since the start, and the last error while it lasts.
 #[derive(Debug, Default)]
-pub struct Part {
+pub struct ComponentHealth {
     failures: AtomicU64,
     error: Mutex<Option<String>>,
 }
 
-impl Part {
+impl ComponentHealth {
     /// It works (again).
     pub fn succeeded(&self) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -58,7 +52,34 @@ impl Part {
     }
 }
 
-impl Health {
+/// The control stream.
+#[derive(Debug, Default)]
+pub struct ControlHealth {
+    /// Opening it and keeping it open.
+    pub stream: ComponentHealth,
+    /// Resources that were refused (nacked).
+    pub rejected: AtomicU64,
+    /// Streams that were given up because their digest diverged or they fell silent.
+    pub resyncs: AtomicU64,
+}
+
+/// Probes that were carried out.
+#[derive(Debug, Default)]
+pub struct ProbeCounts {
+    /// With success.
+    pub passed: AtomicU64,
+    /// Without.
+    pub failed: AtomicU64,
+}
+
+/// Whether this slot takes connections.
+#[derive(Debug, Default)]
+pub struct ServingStatus {
+    listening: AtomicBool,
+    draining: watch::Sender<bool>,
+}
+
+impl ServingStatus {
     /// The data plane's listeners are open.
     pub fn set_listening(&self) {
         self.listening.store(true, Ordering::Release);
@@ -70,7 +91,7 @@ impl Health {
         self.listening.load(Ordering::Acquire)
     }
 
-    /// The proxy was told to end.
+    /// The proxy was asked to terminate.
     pub fn set_draining(&self) {
         self.draining.send_replace(true);
     }

@@ -4,7 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::contract::bootstrap::env;
 
-/// Starts logging as `BOWLINE_LOG` filters it, `info` by default; a filter that cannot be read is said and not used.
+/// Starts logging as `BOWLINE_LOG` filters it, `info` by default; a filter that cannot be read is logged and not used.
 pub fn start(var: impl Fn(&str) -> Option<String>) {
     let asked = var(env::LOG).filter(|f| !f.is_empty());
     let parsed = asked.as_deref().map(EnvFilter::try_new);

@@ -10,9 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::contract::bootstrap::Reason;
-
-mod text;
+use crate::contract::reason::Reason;
 
 /// Label sets of one metric at most; whatever comes later is counted under `other`.
 pub const MAX_LABEL_SETS: usize = 1000;
@@ -26,9 +24,9 @@ pub const PLAINTEXT: &str = "plaintext";
 pub const UNKNOWN: &str = "unknown";
 
 /// Classes of status; the last counts requests that got none: whoever asked gave up before.
-const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+pub(super) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 /// Upper bounds of the latency histogram, microseconds.
-const BUCKETS: [u64; 14] = [
+pub(super) const BUCKETS: [u64; 14] = [
     500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000,
 ];
@@ -56,9 +54,9 @@ impl Direction {
 /// Requests between one service and one peer.
 #[derive(Debug, Default)]
 pub struct HttpSeries {
-    classes: [AtomicU64; CLASSES.len()],
-    buckets: [AtomicU64; BUCKETS.len() + 1],
-    micros: AtomicU64,
+    pub(super) classes: [AtomicU64; CLASSES.len()],
+    pub(super) buckets: [AtomicU64; BUCKETS.len() + 1],
+    pub(super) micros: AtomicU64,
 }
 
 impl HttpSeries {
@@ -85,7 +83,7 @@ impl HttpSeries {
 /// Opaque connections and bytes of one direction.
 #[derive(Debug, Default)]
 pub struct Flow {
-    open: AtomicI64,
+    pub(super) open: AtomicI64,
     /// From the one who connected.
     pub received: AtomicU64,
     /// To the one who connected.
@@ -105,14 +103,14 @@ impl Drop for OpenConnection {
     }
 }
 
-type HttpKey = (Direction, Box<str>, Box<str>);
-type TcpKey = (Direction, Box<str>, Box<str>, bool);
+pub(super) type HttpKey = (Direction, Box<str>, Box<str>);
+pub(super) type TcpKey = (Direction, Box<str>, Box<str>, bool);
 
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    http: Mutex<HashMap<HttpKey, Arc<HttpSeries>>>,
-    tcp: Mutex<HashMap<TcpKey, Arc<AtomicU64>>>,
+    pub(super) http: Mutex<HashMap<HttpKey, Arc<HttpSeries>>>,
+    pub(super) tcp: Mutex<HashMap<TcpKey, Arc<AtomicU64>>>,
     inbound: Flow,
     outbound: Flow,
     refused: [[AtomicU64; Reason::ALL.len()]; 2],
@@ -133,7 +131,7 @@ impl Metrics {
         if let Some(series) = all.get(&key) {
             return Arc::clone(series);
         }
-        // Two places stay free for the others of each direction.
+        // Two label sets stay free for `other`, one in each direction.
         let key = if all.len() + 2 < MAX_HTTP_SERIES { key } else { (direction, OTHER.into(), OTHER.into()) };
         Arc::clone(all.entry(key).or_default())
     }
@@ -181,12 +179,6 @@ impl Metrics {
         // The list holds every reason; a test says so.
         let index = Reason::ALL.iter().position(|r| *r == reason).unwrap_or_default();
         &self.refused[direction as usize][index]
-    }
-
-    /// Everything in OpenMetrics' text format.
-    #[must_use]
-    pub fn encode(&self) -> String {
-        text::encode(self)
     }
 }
 

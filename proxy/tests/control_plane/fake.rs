@@ -25,7 +25,7 @@ use bowline_proxy::{
         resource::Bundle,
     },
     control::{state::State, stream},
-    identity::{client::Asker, mount::Mounts, renew, store::Store},
+    identity::{client::CertificateClient, mount::Mounts, renew, store::Store},
     telemetry::health::Health,
 };
 use hyper_util::{
@@ -173,7 +173,7 @@ pub(crate) fn bundle(cas: &[&Ca], sequence: u64) -> TrustBundle {
 }
 
 pub(crate) fn checked(cas: &[&Ca], sequence: u64) -> Bundle {
-    bowline_proxy::contract::resource::bundle(bundle(cas, sequence)).unwrap()
+    bowline_proxy::contract::validate::trust_bundle(bundle(cas, sequence)).unwrap()
 }
 
 pub(crate) fn resource(kind: ResourceType, key: &str, version: u64, body: &impl prost::Message) -> Resource {
@@ -189,7 +189,7 @@ pub(crate) struct World {
     tls: Tls,
     pub(crate) store: Arc<Store>,
     pub(crate) state: Arc<State>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Health,
     pub(crate) dir: PathBuf,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -240,7 +240,7 @@ impl World {
             tls,
             store: Store::new(),
             state: State::new(),
-            health: Arc::default(),
+            health: Health::default(),
             tasks: vec![server],
         }
     }
@@ -268,16 +268,19 @@ impl World {
 
     fn start(&mut self) {
         let mounts = Mounts { trust: self.dir.clone(), token: self.dir.join("token") };
-        let asker = Asker { mounts: mounts.clone(), namespace: "shop".into(), service_account: "web".into() };
-        let (store, health) = (Arc::clone(&self.store), Arc::clone(&self.health));
-        self.tasks.push(tokio::spawn(renew::keep(asker, store, health)));
-        let who = stream::Who { namespace: "shop".into(), pod: "web-1".into(), uid: "uid".into(), slot: "a".into() };
+        let client =
+            CertificateClient { mounts: mounts.clone(), namespace: "shop".into(), service_account: "web".into() };
+        let (store, health) = (Arc::clone(&self.store), Arc::clone(&self.health.identity));
+        self.tasks.push(tokio::spawn(renew::keep(client, store, health)));
+        let proxy =
+            stream::ProxyId { namespace: "shop".into(), pod: "web-1".into(), uid: "uid".into(), slot: "a".into() };
         self.tasks.push(tokio::spawn(stream::keep(stream::Client {
-            who,
+            proxy,
             mounts,
             store: Arc::clone(&self.store),
             state: Arc::clone(&self.state),
-            health: Arc::clone(&self.health),
+            health: Arc::clone(&self.health.control),
+            serving: Arc::clone(&self.health.serving),
         })));
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use bowline_proxy::{
     contract::{
-        bootstrap::Reason,
+        reason::Reason,
         resource::{Protocol, Selection},
     },
     telemetry::metrics::Direction,

@@ -1,7 +1,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bowline_proxy::{
-    contract::{bootstrap::Reason, resource::Protocol},
+    contract::{reason::Reason, resource::Protocol},
     telemetry::metrics::Direction,
 };
 use tokio::{

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bowline_proxy::{
-    contract::{bootstrap::Reason, resource::Protocol},
+    contract::{reason::Reason, resource::Protocol},
     telemetry::metrics::Direction,
 };
 use bytes::Bytes;

@@ -4,8 +4,8 @@
 use std::{sync::Arc, sync::atomic::Ordering};
 
 use bowline_proxy::contract::{
-    bootstrap::tunnel::{self, App},
     resource::Protocol,
+    tunnel::{self, App},
 };
 use rustls_pki_types::ServerName;
 use tokio::{

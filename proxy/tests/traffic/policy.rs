@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering;
 
 use bowline_proxy::{
     contract::{
-        bootstrap::Reason,
+        reason::Reason,
         resource::{InboundPolicy, Protocol},
     },
     telemetry::metrics::Direction,

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bowline_proxy::{
-    contract::{bootstrap::Reason, resource::Protocol},
+    contract::{reason::Reason, resource::Protocol},
     telemetry::metrics::Direction,
 };
 use bytes::Bytes;

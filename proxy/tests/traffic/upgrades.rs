@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use bowline_proxy::contract::{
-    bootstrap::tunnel::{self, App},
     resource::Protocol,
+    tunnel::{self, App},
 };
 use http::{Method, Request, Version};
 use tokio::{

@@ -77,7 +77,7 @@ mod tests {
         ledger::{Requests, Write},
     };
     use bowline_proxy::{
-        contract::{resource::bundle, spiffe::SpiffeId},
+        contract::{spiffe::SpiffeId, validate::trust_bundle},
         identity::{csr, key::Key},
     };
 
@@ -102,7 +102,7 @@ mod tests {
         let (id, key) = (SpiffeId::new("cluster.local", "bench", "bench").unwrap(), Key::generate().unwrap());
         let signed = ca.sign_leaf(&csr::request(&id, &key).unwrap(), &id, now).unwrap();
         let chain = signed.chain_der.into_iter().map(Into::into).collect();
-        let bundle = Bundle { sequence, ..bundle(ca.bundle.clone()).unwrap() };
+        let bundle = Bundle { sequence, ..trust_bundle(ca.bundle.clone()).unwrap() };
         (Arc::new(Leaf::check(&id, key, chain, &bundle, clock::unix_seconds()).unwrap()), Arc::new(bundle))
     }
 

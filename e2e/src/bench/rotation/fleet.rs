@@ -16,9 +16,9 @@ use bowline_proxy::{
     contract::bootstrap::{MeshInfo, TRUST_KEY_BUNDLE, TRUST_KEY_MESH},
     control::{
         state::State,
-        stream::{self, Client, Who},
+        stream::{self, Client, ProxyId},
     },
-    identity::{client::Asker, mount::Mounts, renew, store::Store},
+    identity::{client::CertificateClient, mount::Mounts, renew, store::Store},
     telemetry::health::Health,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -113,24 +113,26 @@ pub(super) struct Proxy {
     /// Leaf and bundle.
     pub(super) store: Arc<Store>,
     state: Arc<State>,
-    health: Arc<Health>,
+    health: Health,
 }
 
 impl Proxy {
     /// Starts number `n`.
     fn start(n: u32, mounted: &Mounted, runtime: &Handle) -> Self {
         let pod = cluster::pod(n);
-        let proxy = Self { store: Store::new(), state: State::new(), health: Arc::default() };
+        let proxy = Self { store: Store::new(), state: State::new(), health: Health::default() };
         let mounts = mounted.of(&pod);
-        let asker = Asker { mounts: mounts.clone(), namespace: NAMESPACE.into(), service_account: ACCOUNT.into() };
-        runtime.spawn(renew::keep(asker, Arc::clone(&proxy.store), Arc::clone(&proxy.health)));
-        let who = Who { namespace: NAMESPACE.into(), uid: cluster::uid(&pod), pod, slot: "a".into() };
+        let client =
+            CertificateClient { mounts: mounts.clone(), namespace: NAMESPACE.into(), service_account: ACCOUNT.into() };
+        runtime.spawn(renew::keep(client, Arc::clone(&proxy.store), Arc::clone(&proxy.health.identity)));
+        let id = ProxyId { namespace: NAMESPACE.into(), uid: cluster::uid(&pod), pod, slot: "a".into() };
         runtime.spawn(stream::keep(Client {
-            who,
+            proxy: id,
             mounts,
             store: Arc::clone(&proxy.store),
             state: Arc::clone(&proxy.state),
-            health: Arc::clone(&proxy.health),
+            health: Arc::clone(&proxy.health.control),
+            serving: Arc::clone(&proxy.health.serving),
         }));
         proxy
     }
@@ -144,7 +146,7 @@ impl Proxy {
     /// Why it is not.
     #[must_use]
     pub(super) fn fault(&self) -> String {
-        let fault = self.health.identity.error().or_else(|| self.health.control.error());
+        let fault = self.health.identity.error().or_else(|| self.health.control.stream.error());
         fault.unwrap_or_else(|| "it has said nothing yet".into())
     }
 }
@@ -169,6 +171,6 @@ impl Fleet {
     #[must_use]
     pub(super) fn failures(&self) -> (u64, u64) {
         let of = |part: fn(&Health) -> u64| self.0.iter().map(|p| part(&p.health)).sum();
-        (of(|h| h.identity.failures()), of(|h| h.control.failures()))
+        (of(|h| h.identity.failures()), of(|h| h.control.stream.failures()))
     }
 }

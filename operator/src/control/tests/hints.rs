@@ -1,6 +1,9 @@
 //! What EndpointSlices hint at, on its way to a proxy.
 
-use bowline_proxy::contract::resource::{self, Checked, Endpoint};
+use bowline_proxy::contract::{
+    resource::Endpoint,
+    validate::{self, ValidResource},
+};
 
 use super::*;
 
@@ -22,8 +25,8 @@ fn near() -> Index {
 /// As a proxy reads it.
 fn first(index: &Index) -> Endpoint {
     let compiled = compiled(index, "default", &Subject::Service(Name::new("shop", "near")));
-    let checked = resource::check(proto::ResourceType::Service.into(), &compiled.body).unwrap();
-    let Checked::Service(service) = checked else { panic!("another type") };
+    let checked = validate::resource(proto::ResourceType::Service.into(), &compiled.body).unwrap();
+    let ValidResource::Service(service) = checked else { panic!("another type") };
     service.ports[0].endpoints[0].clone()
 }
 

@@ -1,14 +1,17 @@
 //! What pods that are addressed directly are counted as.
 
-use bowline_proxy::contract::resource::{self, Address, Checked};
+use bowline_proxy::contract::{
+    resource::Address,
+    validate::{self, ValidResource},
+};
 
 use super::*;
 
 /// As a proxy reads it.
 fn owner(index: &Index, ip: &str) -> String {
     let compiled = compiled(index, "default", &Subject::Address(ip.parse().unwrap()));
-    let checked = resource::check(proto::ResourceType::Address.into(), &compiled.body).unwrap();
-    let Checked::Address(address) = checked else { panic!("another type") };
+    let checked = validate::resource(proto::ResourceType::Address.into(), &compiled.body).unwrap();
+    let ValidResource::Address(address) = checked else { panic!("another type") };
     let Address::Workload(workload) = address.as_ref() else { panic!("no pod") };
     workload.owner.clone()
 }

@@ -7,7 +7,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
-use super::{Failure, connect};
+use super::{
+    connect::{self, connect},
+    failure::ProbeFailure,
+};
 
 /// Bytes before a message: compressed flag and length (gRPC over HTTP/2).
 const PREFIX: usize = 5;
@@ -31,9 +34,9 @@ struct CheckResponse {
 const SERVING: i32 = 1;
 
 /// Asks for the health of `service`.
-pub(super) async fn check(host: &str, port: u16, service: &str) -> Result<String, Failure> {
+pub(super) async fn check(host: &str, port: u16, service: &str) -> Result<String, ProbeFailure> {
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("gRPC health check of {authority}: {e}"));
+    let failed = |e: &dyn std::fmt::Display| ProbeFailure::new(format!("gRPC health check of {authority}: {e}"));
     let tcp = connect(host, port).await?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
     let (mut sender, connection) = handshake.await.map_err(|e| failed(&e))?;
@@ -44,7 +47,7 @@ pub(super) async fn check(host: &str, port: u16, service: &str) -> Result<String
         .header(header::TE, "trailers")
         .body(Full::new(frame(service)))
         .map_err(|e| failed(&e))?;
-    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
+    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(connect::USER_AGENT));
     let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
     if response.status() != http::StatusCode::OK {
         return Err(failed(&format!("HTTP status {}", response.status())));

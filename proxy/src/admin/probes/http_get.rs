@@ -19,16 +19,19 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::{Failure, connect};
+use super::{
+    connect::{self, connect},
+    failure::ProbeFailure,
+};
 
 /// Redirects followed at most.
 const MAX_REDIRECTS: usize = 10;
 /// Bytes of a body that are read, so that the application does not see a broken pipe for a short answer.
 const MAX_BODY_BYTES: usize = 10 << 10;
 
-/// Where a probe goes.
+/// Where a probe goes: scheme, host, port and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct ProbeUrl {
     pub(super) https: bool,
     pub(super) host: String,
     pub(super) port: u16,
@@ -39,14 +42,14 @@ pub(super) struct Target {
 /// What follows from a `Location`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Redirect {
-    Follow(Target),
+    Follow(ProbeUrl),
     /// To another host: the kubelet calls that a success and goes no further.
     Elsewhere,
     Invalid,
 }
 
 /// Carries the probe out; gives the final status.
-pub(super) async fn get(mut target: Target, extra: &[(String, String)]) -> Result<u16, Failure> {
+pub(super) async fn get(mut target: ProbeUrl, extra: &[(String, String)]) -> Result<u16, ProbeFailure> {
     let headers = headers(extra)?;
     for _ in 0..=MAX_REDIRECTS {
         let response = once(&target, headers.clone()).await?;
@@ -60,14 +63,16 @@ pub(super) async fn get(mut target: Target, extra: &[(String, String)]) -> Resul
         target = match follow(&target, &location) {
             Redirect::Follow(next) => next,
             Redirect::Elsewhere => return Ok(status.as_u16()),
-            Redirect::Invalid => return Err(Failure::new(format!("redirected to {location:?}, which is no address"))),
+            Redirect::Invalid => {
+                return Err(ProbeFailure::new(format!("redirected to {location:?}, which is no address")));
+            }
         };
     }
-    Err(Failure::new(format!("stopped after {MAX_REDIRECTS} redirects")))
+    Err(ProbeFailure::new(format!("stopped after {MAX_REDIRECTS} redirects")))
 }
 
 /// Where a `Location` leads (RFC 3986, section 5.2, as far as servers use it).
-pub(super) fn follow(from: &Target, location: &str) -> Redirect {
+pub(super) fn follow(from: &ProbeUrl, location: &str) -> Redirect {
     let Ok(uri) = location.parse::<http::Uri>() else { return Redirect::Invalid };
     let path = match uri.path_and_query().map(|p| p.as_str()).filter(|p| !p.is_empty()) {
         Some(path) if path.starts_with('/') => path.to_owned(),
@@ -76,7 +81,7 @@ pub(super) fn follow(from: &Target, location: &str) -> Redirect {
         None => "/".into(),
     };
     let Some(host) = uri.host() else {
-        return Redirect::Follow(Target { path, ..from.clone() });
+        return Redirect::Follow(ProbeUrl { path, ..from.clone() });
     };
     let https = match uri.scheme_str() {
         Some("https") => true,
@@ -87,20 +92,20 @@ pub(super) fn follow(from: &Target, location: &str) -> Redirect {
         return Redirect::Elsewhere;
     }
     let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-    Redirect::Follow(Target { https, host: from.host.clone(), port, path })
+    Redirect::Follow(ProbeUrl { https, host: from.host.clone(), port, path })
 }
 
-fn headers(extra: &[(String, String)]) -> Result<HeaderMap, Failure> {
+fn headers(extra: &[(String, String)]) -> Result<HeaderMap, ProbeFailure> {
     let mut map = HeaderMap::new();
     for (name, value) in extra {
         let parsed = (name.parse::<HeaderName>(), HeaderValue::from_str(value));
         let (Ok(name), Ok(value)) = parsed else {
-            return Err(Failure::new(format!("the probe's header {name:?} is invalid")));
+            return Err(ProbeFailure::new(format!("the probe's header {name:?} is invalid")));
         };
         map.append(name, value);
     }
     if !map.contains_key(USER_AGENT) {
-        map.insert(USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
+        map.insert(USER_AGENT, HeaderValue::from_static(connect::USER_AGENT));
     }
     if !map.contains_key(ACCEPT) {
         map.insert(ACCEPT, HeaderValue::from_static("*/*"));
@@ -109,10 +114,10 @@ fn headers(extra: &[(String, String)]) -> Result<HeaderMap, Failure> {
     Ok(map)
 }
 
-async fn once(target: &Target, mut headers: HeaderMap) -> Result<Response<Incoming>, Failure> {
+async fn once(target: &ProbeUrl, mut headers: HeaderMap) -> Result<Response<Incoming>, ProbeFailure> {
     let scheme = if target.https { "https" } else { "http" };
     let url = format!("{scheme}://{}:{}{}", bracketed(&target.host), target.port, target.path);
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("Get {url:?}: {e}"));
+    let failed = |e: &dyn std::fmt::Display| ProbeFailure::new(format!("Get {url:?}: {e}"));
     if !headers.contains_key(HOST) {
         let host = format!("{}:{}", bracketed(&target.host), target.port);
         headers.insert(HOST, HeaderValue::from_str(&host).map_err(|e| failed(&e))?);

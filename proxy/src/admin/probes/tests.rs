@@ -32,7 +32,7 @@ async fn app() -> (u16, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::clone(&asked);
     tokio::spawn(crate::admin::server::serve(
         listener,
-        crate::admin::server::Keep::Alive,
+        crate::admin::server::KeepAlive::Enabled,
         move |request: Request<_>| {
             let header = |name| request.headers().get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
             seen.lock().unwrap().push(format!(
@@ -91,7 +91,7 @@ async fn a_late_answer_is_a_failure_that_says_so() {
     let probes = one_within(1, "web/liveness", get(port, "/slow"));
     let (status, why) = ask(&probes, "web/liveness").await;
     assert_eq!((status, why.as_str()), (503, "no answer within 1 s\n"));
-    assert_eq!(probes.health.probes_failed.load(Ordering::Relaxed), 1);
+    assert_eq!(probes.counts.failed.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -178,10 +178,11 @@ async fn grpc_probes_ask_the_health_service() {
 
 #[test]
 fn locations_are_followed_within_the_host() {
-    use http_get::{Redirect, Target, follow};
-    let from = Target { https: false, host: "10.0.0.1".into(), port: 8080, path: "/a".into() };
-    let to =
-        |https, port, path: &str| Redirect::Follow(Target { https, host: "10.0.0.1".into(), port, path: path.into() });
+    use http_get::{ProbeUrl, Redirect, follow};
+    let from = ProbeUrl { https: false, host: "10.0.0.1".into(), port: 8080, path: "/a".into() };
+    let to = |https, port, path: &str| {
+        Redirect::Follow(ProbeUrl { https, host: "10.0.0.1".into(), port, path: path.into() })
+    };
     assert_eq!(follow(&from, "/b?c=d"), to(false, 8080, "/b?c=d"));
     assert_eq!(follow(&from, "https://10.0.0.1:8443/b"), to(true, 8443, "/b"));
     assert_eq!(follow(&from, "http://10.0.0.1"), to(false, 80, "/"));

@@ -1,21 +1,21 @@
-//! Makes room in a full table: the longest unused addresses go, those whose Service somebody still watches last.
+//! Evicts from a full table: the least recently used addresses go, those whose Service somebody still watches last.
 
 use std::net::IpAddr;
 
 use super::{
-    Key,
-    tables::{Known, Tables},
+    subscription::Subscription,
+    tables::{Resolution, Tables},
 };
 
 impl Tables {
-    /// Forgets the `count` addresses that were unused for longest; gives how many that were.
+    /// Forgets the `count` least recently used addresses; gives how many that were.
     pub(super) fn evict(&mut self, count: usize) -> usize {
         let mut order: Vec<(bool, u64, IpAddr)> = self
             .addresses
             .iter()
             .map(|(ip, entry)| {
-                let watched = match &entry.known {
-                    Known::Service(key) => self.services.get(key).is_some_and(|s| s.value.receiver_count() > 0),
+                let watched = match &entry.resolution {
+                    Resolution::Service(key) => self.services.get(key).is_some_and(|s| s.value.receiver_count() > 0),
                     _ => false,
                 };
                 (watched, entry.used, *ip)
@@ -37,11 +37,11 @@ impl Tables {
         // Whoever waits for it asks again.
         entry.changed.notify_waiters();
         // An address that the stream never heard of needs no unsubscribing.
-        if !self.added.remove(&Key::Address(ip)) {
-            self.removed.insert(Key::Address(ip));
+        if !self.added.remove(&Subscription::Address(ip)) {
+            self.removed.insert(Subscription::Address(ip));
         }
-        if let Known::Service(key) = entry.known {
-            // Whoever watches it keeps the last value: it was not said to be gone.
+        if let Resolution::Service(key) = entry.resolution {
+            // Whoever watches it keeps the last value: it was not deleted.
             drop(self.unname(&key));
         }
     }

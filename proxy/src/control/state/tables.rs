@@ -1,4 +1,4 @@
-//! The tables behind the lock: addresses, the Services that they name, and what the stream is to hear of.
+//! The tables behind the lock: addresses, the Services that they name, and the subscriptions that the stream has yet to send.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,8 +8,10 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Key, Target};
-use crate::contract::resource::{Service, ServiceKey, Workload};
+use crate::{
+    contract::resource::{Service, ServiceKey, Workload},
+    control::state::{subscription::Subscription, target::Target},
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -17,20 +19,22 @@ pub(super) struct Tables {
     pub(super) services: HashMap<ServiceKey, ServiceEntry>,
     /// Ticks with every use: the order of last uses.
     pub(super) clock: u64,
-    pub(super) added: HashSet<Key>,
-    pub(super) removed: HashSet<Key>,
+    pub(super) added: HashSet<Subscription>,
+    pub(super) removed: HashSet<Subscription>,
 }
 
 #[derive(Debug)]
 pub(super) struct AddressEntry {
-    pub(super) known: Known,
+    pub(super) resolution: Resolution,
     pub(super) used: u64,
     pub(super) changed: Arc<Notify>,
 }
 
+/// What an address was found to be.
 #[derive(Debug, Clone)]
-pub(super) enum Known {
-    Asked,
+pub(super) enum Resolution {
+    /// The control plane was asked and has not answered yet.
+    Pending,
     Outside,
     Workload(Arc<Workload>),
     Service(ServiceKey),
@@ -38,7 +42,7 @@ pub(super) enum Known {
 
 #[derive(Debug)]
 pub(super) struct ServiceEntry {
-    /// Whether the control plane said anything of it yet.
+    /// Whether the control plane has sent it, or that it does not exist.
     pub(super) answered: bool,
     pub(super) value: watch::Sender<Option<Arc<Service>>>,
     pub(super) changed: Arc<Notify>,
@@ -46,10 +50,11 @@ pub(super) struct ServiceEntry {
     pub(super) named: usize,
 }
 
-/// What a look into the tables yields.
-pub(super) enum Look {
-    Known(Target),
-    Wait(Arc<Notify>),
+/// What a lookup yields.
+pub(super) enum Lookup {
+    Found(Target),
+    /// Woken when there is something to be found.
+    Pending(Arc<Notify>),
 }
 
 impl ServiceEntry {
@@ -65,40 +70,40 @@ impl Tables {
     }
 
     /// Looks an address up and counts that as a use.
-    pub(super) fn look(&mut self, ip: IpAddr) -> Option<Look> {
+    pub(super) fn lookup(&mut self, ip: IpAddr) -> Option<Lookup> {
         let now = self.tick();
         self.addresses.get_mut(&ip)?.used = now;
         self.target(ip)
     }
 
-    pub(super) fn target(&mut self, ip: IpAddr) -> Option<Look> {
+    pub(super) fn target(&mut self, ip: IpAddr) -> Option<Lookup> {
         let entry = self.addresses.get(&ip)?;
-        Some(match &entry.known {
-            Known::Asked => Look::Wait(Arc::clone(&entry.changed)),
-            Known::Outside => Look::Known(Target::Outside),
-            Known::Workload(w) => Look::Known(Target::Workload(Arc::clone(w))),
-            Known::Service(key) => match self.services.get(key) {
-                Some(s) if s.answered => Look::Known(Target::Service(key.clone(), s.value.subscribe())),
-                Some(s) => Look::Wait(Arc::clone(&s.changed)),
+        Some(match &entry.resolution {
+            Resolution::Pending => Lookup::Pending(Arc::clone(&entry.changed)),
+            Resolution::Outside => Lookup::Found(Target::Outside),
+            Resolution::Workload(w) => Lookup::Found(Target::Workload(Arc::clone(w))),
+            Resolution::Service(key) => match self.services.get(key) {
+                Some(s) if s.answered => Lookup::Found(Target::Service(key.clone(), s.value.subscribe())),
+                Some(s) => Lookup::Pending(Arc::clone(&s.changed)),
                 // Never: naming a Service makes its entry. Should it, the address counts as unanswered.
-                None => Look::Wait(Arc::clone(&entry.changed)),
+                None => Lookup::Pending(Arc::clone(&entry.changed)),
             },
         })
     }
 
-    pub(super) fn set_address(&mut self, ip: IpAddr, known: Known) {
-        if let Known::Service(key) = &known {
+    pub(super) fn set_address(&mut self, ip: IpAddr, resolution: Resolution) {
+        if let Resolution::Service(key) = &resolution {
             let added = &mut self.added;
             let entry = self.services.entry(key.clone()).or_insert_with(|| {
-                added.insert(Key::Service(key.clone()));
+                added.insert(Subscription::Service(key.clone()));
                 ServiceEntry::new()
             });
             entry.named += 1;
         }
         let Some(entry) = self.addresses.get_mut(&ip) else { return };
-        let before = std::mem::replace(&mut entry.known, known);
+        let before = std::mem::replace(&mut entry.resolution, resolution);
         entry.changed.notify_waiters();
-        if let Known::Service(key) = before {
+        if let Resolution::Service(key) = before {
             // Whoever still watches it learns that the address leads elsewhere now.
             if let Some(value) = self.unname(&key) {
                 value.send_replace(None);
@@ -113,8 +118,8 @@ impl Tables {
         if entry.named > 0 {
             return None;
         }
-        self.added.remove(&Key::Service(key.clone()));
-        self.removed.insert(Key::Service(key.clone()));
+        self.added.remove(&Subscription::Service(key.clone()));
+        self.removed.insert(Subscription::Service(key.clone()));
         self.services.remove(key).map(|e| e.value)
     }
 }

@@ -25,20 +25,23 @@ fn names(name: &str) -> Option<Arc<Address>> {
 async fn first_use_subscribes_and_waits_for_address_and_service() {
     let state = State::new();
     state.set_connected(true);
-    let mut changes = state.changes();
+    let mut changes = state.subscription_changes();
     let asking = tokio::spawn({
         let state = Arc::clone(&state);
         async move { state.resolve(ip(1)).await }
     });
     changes.changed().await.unwrap();
-    assert_eq!(state.take_changes(), Changes { add: vec![Key::Address(ip(1))], remove: vec![] });
+    assert_eq!(
+        state.take_subscription_delta(),
+        SubscriptionDelta { add: vec![Subscription::Address(ip(1))], remove: vec![] }
+    );
     state.set_address(ip(1), names("web"));
     assert!(state.peek(ip(1)).is_none(), "its Service is not known yet");
     state.set_service(key("web"), Some(service("web")));
     let Ok(Target::Service(k, watch)) = asking.await.unwrap() else { panic!("no Service") };
     assert_eq!(k, key("web"));
     assert!(watch.borrow().is_some());
-    assert_eq!(state.take_changes(), Changes::default());
+    assert_eq!(state.take_subscription_delta(), SubscriptionDelta::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +66,7 @@ async fn local_addresses_are_outside_without_asking() {
         assert!(matches!(state.peek(local.parse().unwrap()), Some(Target::Outside)), "{local}");
         assert!(matches!(state.resolve(local.parse().unwrap()).await, Ok(Target::Outside)), "{local}");
     }
-    assert_eq!(state.take_changes(), Changes::default());
+    assert_eq!(state.take_subscription_delta(), SubscriptionDelta::default());
     assert!(matches!(State::fixed().resolve(ip(1)).await, Ok(Target::Outside)));
 }
 
@@ -84,12 +87,12 @@ fn a_service_is_wanted_as_long_as_an_address_names_it() {
     let Some(Target::Service(_, mut watch)) = state.peek(ip(1)) else { panic!("no Service") };
     assert_eq!(state.wanted().len(), 3);
     state.set_address(ip(1), None);
-    assert!(state.wants(&Key::Service(key("web"))));
+    assert!(state.wants(&Subscription::Service(key("web"))));
     assert!(!watch.has_changed().unwrap());
     state.set_address(ip(2), names("api"));
-    assert!(!state.wants(&Key::Service(key("web"))));
+    assert!(!state.wants(&Subscription::Service(key("web"))));
     assert!(watch.borrow_and_update().is_none(), "its watchers know that it is gone");
-    assert_eq!(state.take_changes().remove, vec![Key::Service(key("web"))]);
+    assert_eq!(state.take_subscription_delta().remove, vec![Subscription::Service(key("web"))]);
 }
 
 #[test]
@@ -109,15 +112,15 @@ fn the_longest_unused_make_room_and_are_unsubscribed() {
     for n in 0..16 {
         state.set_address(ip(n), None);
     }
-    let _ = state.take_changes();
+    let _ = state.take_subscription_delta();
     assert!(state.peek(ip(0)).is_some(), "used last");
     state.set_address(ip(100), None);
     assert!(state.peek(ip(0)).is_some() && state.peek(ip(100)).is_some());
     assert!(state.peek(ip(1)).is_none() && state.peek(ip(2)).is_none() && state.peek(ip(3)).is_none());
     assert_eq!(state.evicted(), 3);
-    let mut changes = state.take_changes();
+    let mut changes = state.take_subscription_delta();
     changes.remove.sort();
-    assert_eq!(changes.remove, (1..4).map(|n| Key::Address(ip(n))).collect::<Vec<_>>());
+    assert_eq!(changes.remove, (1..4).map(|n| Subscription::Address(ip(n))).collect::<Vec<_>>());
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn a_watched_service_is_the_last_to_go() {
         state.set_address(ip(n), None);
     }
     assert!(state.peek(ip(0)).is_none());
-    assert!(!state.wants(&Key::Service(key("web"))));
+    assert!(!state.wants(&Subscription::Service(key("web"))));
 }
 
 #[test]
@@ -143,15 +146,15 @@ fn what_is_dropped_and_wanted_again_is_asked_for_from_the_beginning() {
     let state = State::with(false, 8);
     state.set_address(ip(0), names("web"));
     state.set_service(key("web"), Some(service("web")));
-    let _ = state.take_changes();
+    let _ = state.take_subscription_delta();
     // Makes room by dropping the oldest, which is used again before the stream heard of it.
     for n in 1..9 {
         state.set_address(ip(n), None);
     }
     assert!(state.peek(ip(0)).is_none());
     state.set_address(ip(0), names("web"));
-    let changes = state.take_changes();
-    for again in [Key::Address(ip(0)), Key::Service(key("web"))] {
+    let changes = state.take_subscription_delta();
+    for again in [Subscription::Address(ip(0)), Subscription::Service(key("web"))] {
         assert!(changes.remove.contains(&again) && changes.add.contains(&again), "{again:?} in {changes:?}");
     }
 }
@@ -160,10 +163,10 @@ fn what_is_dropped_and_wanted_again_is_asked_for_from_the_beginning() {
 fn a_service_that_does_not_come_with_its_address_is_asked_for() {
     let state = State::new();
     state.set_address(ip(0), names("web"));
-    assert!(state.take_changes().add.contains(&Key::Service(key("web"))));
+    assert!(state.take_subscription_delta().add.contains(&Subscription::Service(key("web"))));
     state.set_address(ip(1), names("api"));
     state.set_service(key("api"), Some(service("api")));
-    assert_eq!(state.take_changes().add, vec![Key::Address(ip(1))]);
+    assert_eq!(state.take_subscription_delta().add, vec![Subscription::Address(ip(1))]);
 }
 
 #[derive(Debug, Clone)]
@@ -197,29 +200,29 @@ proptest! {
                 Op::Names(n, s) => state.set_address(ip(n), names(&format!("s{s}"))),
                 Op::Take => {}
             }
-            let changes = state.take_changes();
+            let changes = state.take_subscription_delta();
             for key in changes.remove {
                 match key {
-                    Key::Address(ip) => { prop_assert!(addresses.remove(&ip)); }
-                    Key::Service(key) => { removed_services.insert(key); }
+                    Subscription::Address(ip) => { prop_assert!(addresses.remove(&ip)); }
+                    Subscription::Service(key) => { removed_services.insert(key); }
                 }
             }
             for key in changes.add {
                 match key {
-                    Key::Address(ip) => { prop_assert!(addresses.insert(ip)); }
-                    Key::Service(key) => { removed_services.remove(&key); }
+                    Subscription::Address(ip) => { prop_assert!(addresses.insert(ip)); }
+                    Subscription::Service(key) => { removed_services.remove(&key); }
                 }
             }
             let mut wanted = HashSet::new();
             for key in state.wanted() {
-                if let Key::Address(ip) = key {
+                if let Subscription::Address(ip) = key {
                     wanted.insert(ip);
                 }
             }
             prop_assert!(wanted.len() <= 8);
             prop_assert_eq!(&wanted, &addresses);
             for key in &removed_services {
-                prop_assert!(!state.wants(&Key::Service(key.clone())));
+                prop_assert!(!state.wants(&Subscription::Service(key.clone())));
             }
         }
     }

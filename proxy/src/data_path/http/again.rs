@@ -19,7 +19,7 @@ use super::{
     payload::Payload,
 };
 use crate::{
-    contract::bootstrap::Reason,
+    contract::reason::Reason,
     data_path::pool::{Candidate, Endpoint},
 };
 
@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        contract::bootstrap::tunnel::App,
+        contract::tunnel::App,
         control::state::State,
         data_path::{
             drain::Drain, http::exchange::exchange, outbound::balance::Route, places::Seat, pool::EndpointKey,

@@ -7,7 +7,7 @@ use http::{
 };
 
 use super::payload::Payload;
-use crate::contract::bootstrap::{REASON_HEADER, Reason};
+use crate::contract::reason::{REASON_HEADER, Reason};
 
 pub(super) const REASON: HeaderName = HeaderName::from_static(REASON_HEADER);
 

@@ -24,7 +24,7 @@ use super::{
     upgrade::Switched,
 };
 use crate::{
-    contract::bootstrap::{Reason, tunnel::App},
+    contract::{reason::Reason, tunnel::App},
     data_path::{
         outbound::balance::Route,
         places::Seat,

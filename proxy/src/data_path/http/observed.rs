@@ -21,7 +21,7 @@ use super::{
     MAX_HEAD, MAX_HEADERS,
     answer::{Failure, plain_answer},
 };
-use crate::contract::bootstrap::Reason;
+use crate::contract::reason::Reason;
 
 /// What is known of a socket. Apart from the socket, which may go to another thread with an upgrade.
 #[derive(Default)]

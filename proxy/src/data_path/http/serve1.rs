@@ -23,7 +23,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    contract::bootstrap::Reason,
+    contract::reason::Reason,
     data_path::{
         detect::Prefixed,
         drain::{Phase, Watch},

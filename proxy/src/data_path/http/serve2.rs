@@ -29,12 +29,12 @@ use super::{
     window::{CONNECTION_WINDOW, Windows},
 };
 use crate::{
-    contract::bootstrap::tunnel::App,
+    contract::tunnel::App,
     data_path::{
         drain::{Phase, Watch},
         http::answer::Failure,
     },
-    identity::trust::{self, Lost, Standing},
+    identity::trust::{self, TrustWatch, Untrusted},
 };
 
 /// How long a peer that is cut off may take to be told.
@@ -57,7 +57,7 @@ fn builder(windows: &Windows) -> Builder {
 
 /// Serves until the connection ends, the proxy drains or trust in what the connection stands on is lost; what is in flight
 /// finishes, unless it stands on a revoked root.
-pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, mut standing: Option<Standing>)
+pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, mut standing: Option<TrustWatch>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -67,11 +67,11 @@ where
         biased;
         () = accept(&context, &mut connection, &mut windows) => return,
         lost = trust::lost(&mut standing) => lost,
-        () = context.route.over(&context.worker) => Lost::Dropped,
-        () = drain.reached(Phase::Draining) => Lost::Dropped,
+        () = context.route.over(&context.worker) => Untrusted::Dropped,
+        () = drain.reached(Phase::Draining) => Untrusted::Dropped,
     };
     connection.graceful_shutdown();
-    if lost == Lost::Dropped {
+    if lost == Untrusted::Dropped {
         tokio::select! {
             biased;
             () = accept(&context, &mut connection, &mut windows) => return,
@@ -80,7 +80,7 @@ where
         }
     }
     tracing::warn!(service = &*context.service, "a connection that stands on a revoked root is cut off");
-    if tokio::time::timeout(trust::LAST_WORDS, accept(&context, &mut connection, &mut windows)).await.is_ok() {
+    if tokio::time::timeout(trust::REVOKED_GRACE, accept(&context, &mut connection, &mut windows)).await.is_ok() {
         return;
     }
     connection.abrupt_shutdown(h2::Reason::CANCEL);

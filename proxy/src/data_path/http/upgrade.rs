@@ -23,7 +23,7 @@ use super::{
     serve2::{self, unless_reset},
 };
 use crate::{
-    contract::bootstrap::{Reason, tunnel::App},
+    contract::{reason::Reason, tunnel::App},
     data_path::{pool::Candidate, tcp},
 };
 

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 
-use crate::contract::bootstrap::tunnel::App;
+use crate::contract::tunnel::App;
 
 /// Windows of streams, step by step.
 const WINDOWS: [u32; 6] = [4 << 20, 1 << 20, 256 << 10, 64 << 10, 16 << 10, 4 << 10];

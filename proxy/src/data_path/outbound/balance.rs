@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     contract::{
-        bootstrap::Reason,
+        reason::Reason,
         resource::{Endpoint, Protocol, Service, ServiceKey, Workload},
     },
     control::state::State,

@@ -7,12 +7,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    contract::{
-        bootstrap::{Reason, tunnel},
-        spiffe::SpiffeId,
-    },
+    contract::{reason::Reason, spiffe::SpiffeId, tunnel},
     data_path::http::answer::Failure,
-    identity::{store::Store, tls, trust::Standing},
+    identity::{store::Store, tls, trust::TrustWatch},
 };
 
 /// Longest time for a TCP connection to an endpoint.
@@ -50,7 +47,7 @@ pub(super) async fn secure(
     to: SocketAddr,
     sni: &ServerName<'static>,
     expected: &SpiffeId,
-) -> Result<(TlsStream<TcpStream>, Standing), Failure> {
+) -> Result<(TlsStream<TcpStream>, TrustWatch), Failure> {
     let Some(current) = store.current() else {
         return Err(Failure::new(Reason::TlsFailed, "this proxy has no leaf yet: the control plane was never reached"));
     };
@@ -73,6 +70,6 @@ pub(super) async fn secure(
     if found != *expected {
         return Err(wrong(format!("expected was {expected}, there is {found}")));
     }
-    let standing = Standing::new(store, &current, session.peer_certificates().unwrap_or_default());
+    let standing = TrustWatch::new(store, &current, session.peer_certificates().unwrap_or_default());
     Ok((stream, standing))
 }

@@ -14,8 +14,8 @@ use rustls_pki_types::ServerName;
 use super::{Pool1, Pool2, Secure};
 use crate::{
     contract::{
-        bootstrap::tunnel::{self, App},
         spiffe::SpiffeId,
+        tunnel::{self, App},
     },
     telemetry::metrics::HttpSeries,
 };

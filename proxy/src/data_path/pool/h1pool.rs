@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::dial;
 use crate::{
-    contract::bootstrap::Reason,
+    contract::reason::Reason,
     data_path::http::{MAX_HEAD, MAX_HEADERS, answer::Failure, payload::Payload},
 };
 

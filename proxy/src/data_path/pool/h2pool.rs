@@ -23,10 +23,7 @@ use super::{
     write_first::{self, Held, Waiting},
 };
 use crate::{
-    contract::{
-        bootstrap::{Reason, tunnel::App},
-        spiffe::SpiffeId,
-    },
+    contract::{reason::Reason, spiffe::SpiffeId, tunnel::App},
     data_path::{
         cork::Cork,
         http::{
@@ -36,7 +33,7 @@ use crate::{
         },
         worker::Worker,
     },
-    identity::trust::{self, Lost, Standing},
+    identity::trust::{self, TrustWatch, Untrusted},
 };
 
 /// Connections to one endpoint at most.
@@ -223,7 +220,7 @@ impl Pool2 {
     }
 
     /// Begins HTTP/2 on a connection that stands on `standing`.
-    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S, mut standing: Option<Standing>) -> Result<(), Failure>
+    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S, mut standing: Option<TrustWatch>) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -273,9 +270,9 @@ impl Pool2 {
                     lost = trust::lost(&mut standing) => {
                         // It is given no more streams, and ends with the last of those that it carries.
                         unusable();
-                        if lost == Lost::Revoked {
+                        if lost == Untrusted::Revoked {
                             tracing::warn!(%to, "a connection that stands on a revoked root is cut off");
-                            let _ = tokio::time::timeout(trust::LAST_WORDS, driver.as_mut()).await;
+                            let _ = tokio::time::timeout(trust::REVOKED_GRACE, driver.as_mut()).await;
                             break;
                         }
                     }

@@ -1,7 +1,7 @@
 //! Encodes nf_tables transactions: netlink messages (linux/netlink.h) with nfnetlink headers (linux/netfilter/nfnetlink.h) and
 //! attributes (linux/netfilter/nf_tables.h). The constants bear the kernel's names. Nothing here talks to anybody.
 
-use super::{Chain, Hook, Match, Then};
+use super::rules::{Chain, Hook, Match, Statement};
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -144,7 +144,7 @@ fn chain_attributes(m: &mut Attributes, table: &str, chain: &Chain) {
     m.text(NFTA_CHAIN_TYPE, "nat");
 }
 
-fn expressions(m: &mut Attributes, (condition, then): (Match, Then)) {
+fn expressions(m: &mut Attributes, (condition, statement): (Match, Statement)) {
     match condition {
         // Numbers of interfaces and users stand in the register in the machine's byte order, ports in the network's.
         Match::User(id) => meta_is(m, NFT_META_SKUID, &id.to_ne_bytes()),
@@ -154,7 +154,7 @@ fn expressions(m: &mut Attributes, (condition, then): (Match, Then)) {
             load_tcp(m, TCP_DPORT, 2);
             is(m, &port.to_be_bytes());
         }
-        Match::Opens => {
+        Match::Syn => {
             load_tcp(m, TCP_FLAGS, 1);
             expression(m, "bitwise", |m| {
                 m.number(NFTA_BITWISE_SREG, NFT_REG_1);
@@ -166,14 +166,14 @@ fn expressions(m: &mut Attributes, (condition, then): (Match, Then)) {
             is(m, &[SYN]);
         }
     }
-    match then {
-        Then::Return => expression(m, "immediate", |m| {
+    match statement {
+        Statement::Return => expression(m, "immediate", |m| {
             m.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
             m.nested(NFTA_IMMEDIATE_DATA, |m| {
                 m.nested(NFTA_DATA_VERDICT, |m| m.bytes(NFTA_VERDICT_CODE, &NFT_RETURN.to_be_bytes()));
             });
         }),
-        Then::Redirect(port) => {
+        Statement::Redirect(port) => {
             expression(m, "immediate", |m| {
                 m.number(NFTA_IMMEDIATE_DREG, NFT_REG_1);
                 m.nested(NFTA_IMMEDIATE_DATA, |m| m.bytes(NFTA_DATA_VALUE, &port.to_be_bytes()));
@@ -295,7 +295,7 @@ impl Attributes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::redirect::{Skip, rules};
+    use crate::process::redirect::rules::{SkipPorts, rules};
 
     fn field(bytes: &[u8], at: usize) -> usize {
         u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn lengths_lead_from_message_to_message_and_the_last_rule_asks_for_an_answer() {
-        let (bytes, last) = replace_table(Family::Inet, "bowline", &rules(&Skip::default()));
+        let (bytes, last) = replace_table(Family::Inet, "bowline", &rules(&SkipPorts::default()));
         let (mut at, mut count, mut asked) = (0, 0, Vec::new());
         while at < bytes.len() {
             count += 1;

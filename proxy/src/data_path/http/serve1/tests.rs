@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    contract::bootstrap::tunnel::App,
+    contract::tunnel::App,
     control::state::State,
     data_path::{
         drain::Drain,

@@ -14,18 +14,18 @@ pub fn renew_at(now: i64, not_after: i64, unit: f64) -> i64 {
     now.saturating_add((life * share) as i64)
 }
 
-/// A bundle's wish for a leaf of another issuer, and when it is followed here.
+/// The renewal that a bundle asks for because it wants leaves of another issuer, and when it is due here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wish {
+pub struct EarlyRenewal {
     /// Of the bundle.
     pub sequence: u64,
     /// Unix seconds.
     pub at: i64,
 }
 
-impl Wish {
-    /// What `bundle` wishes of a leaf that `issuer` signed. The moment is drawn once for each sequence, by an even `unit` of 0 to
-    /// 1; further bundles with a wish put nothing off that was drawn for an earlier one (`held`).
+impl EarlyRenewal {
+    /// What `bundle` asks of a leaf that `issuer` signed. The moment is drawn once for each sequence, by an even `unit` of 0 to
+    /// 1; further bundles that ask put nothing off that was drawn for an earlier one (`held`).
     #[must_use]
     pub fn of(bundle: &Bundle, issuer: &[u8; 32], held: Option<Self>, now: i64, unit: f64) -> Option<Self> {
         if bundle.issuers.is_empty() || bundle.issuers.contains(issuer) {
@@ -43,7 +43,7 @@ impl Wish {
 
 /// What to do next about the leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum Action {
     /// Nothing before that time (Unix seconds).
     Wait(i64),
     /// Get a new one; why.
@@ -53,17 +53,17 @@ pub enum Step {
 /// Decides the next step; `renew_at` is half of the life of the leaf in use, `trusted` whether it still verifies against the bundle
 /// in use.
 #[must_use]
-pub fn decide(now: i64, renew_at: Option<i64>, wish: Option<Wish>, trusted: bool) -> Step {
-    let Some(renew_at) = renew_at else { return Step::Renew("there is none yet") };
-    let next = wish.map_or(renew_at, |w| w.at.min(renew_at));
+pub fn decide(now: i64, renew_at: Option<i64>, early: Option<EarlyRenewal>, trusted: bool) -> Action {
+    let Some(renew_at) = renew_at else { return Action::Renew("there is none yet") };
+    let next = early.map_or(renew_at, |w| w.at.min(renew_at));
     if !trusted {
-        Step::Renew("the trust bundle no longer covers the leaf")
+        Action::Renew("the trust bundle no longer covers the leaf")
     } else if now >= renew_at {
-        Step::Renew("half of its life is over")
+        Action::Renew("half of its life is over")
     } else if now >= next {
-        Step::Renew("the trust bundle wishes for leaves of another issuer")
+        Action::Renew("the trust bundle asks for leaves of another issuer")
     } else {
-        Step::Wait(next)
+        Action::Wait(next)
     }
 }
 
@@ -90,36 +90,48 @@ mod tests {
 
     #[test]
     fn a_leaf_that_lost_trust_does_not_wait() {
-        assert!(matches!(decide(10, None, None, true), Step::Renew(_)));
-        assert_eq!(decide(10, Some(20), None, true), Step::Wait(20));
-        assert!(matches!(decide(20, Some(20), None, true), Step::Renew(_)));
-        assert!(matches!(decide(10, Some(20), None, false), Step::Renew(_)));
+        assert!(matches!(decide(10, None, None, true), Action::Renew(_)));
+        assert_eq!(decide(10, Some(20), None, true), Action::Wait(20));
+        assert!(matches!(decide(20, Some(20), None, true), Action::Renew(_)));
+        assert!(matches!(decide(10, Some(20), None, false), Action::Renew(_)));
     }
 
     #[test]
     fn a_wish_is_followed_when_its_time_has_come() {
-        let wish = |at| Some(Wish { sequence: 1, at });
-        assert_eq!(decide(10, Some(20), wish(15), true), Step::Wait(15));
-        assert_eq!(decide(10, Some(20), wish(30), true), Step::Wait(20));
-        assert!(matches!(decide(15, Some(20), wish(15), true), Step::Renew(_)));
+        let early = |at| Some(EarlyRenewal { sequence: 1, at });
+        assert_eq!(decide(10, Some(20), early(15), true), Action::Wait(15));
+        assert_eq!(decide(10, Some(20), early(30), true), Action::Wait(20));
+        assert!(matches!(decide(15, Some(20), early(15), true), Action::Renew(_)));
     }
 
     #[test]
     fn only_a_leaf_of_another_issuer_is_wished_away() {
-        assert_eq!(Wish::of(&bundle(1, &[], 60), &OLD, None, 100, 0.5), None);
-        assert_eq!(Wish::of(&bundle(1, &[NEW, OLD], 60), &OLD, None, 100, 0.5), None);
-        assert_eq!(Wish::of(&bundle(1, &[NEW], 60), &OLD, None, 100, 0.5), Some(Wish { sequence: 1, at: 130 }));
-        assert_eq!(Wish::of(&bundle(1, &[NEW], 0), &OLD, None, 100, 0.9), Some(Wish { sequence: 1, at: 100 }));
-        let held = Some(Wish { sequence: 1, at: 130 });
-        assert_eq!(Wish::of(&bundle(2, &[OLD], 60), &OLD, held, 100, 0.5), None, "the wish was withdrawn");
+        assert_eq!(EarlyRenewal::of(&bundle(1, &[], 60), &OLD, None, 100, 0.5), None);
+        assert_eq!(EarlyRenewal::of(&bundle(1, &[NEW, OLD], 60), &OLD, None, 100, 0.5), None);
+        assert_eq!(
+            EarlyRenewal::of(&bundle(1, &[NEW], 60), &OLD, None, 100, 0.5),
+            Some(EarlyRenewal { sequence: 1, at: 130 })
+        );
+        assert_eq!(
+            EarlyRenewal::of(&bundle(1, &[NEW], 0), &OLD, None, 100, 0.9),
+            Some(EarlyRenewal { sequence: 1, at: 100 })
+        );
+        let held = Some(EarlyRenewal { sequence: 1, at: 130 });
+        assert_eq!(EarlyRenewal::of(&bundle(2, &[OLD], 60), &OLD, held, 100, 0.5), None, "the wish was withdrawn");
     }
 
     #[test]
     fn the_moment_is_drawn_once_for_each_sequence_and_never_put_off() {
-        let held = Wish::of(&bundle(1, &[NEW], 60), &OLD, None, 100, 0.5);
-        assert_eq!(Wish::of(&bundle(1, &[NEW], 60), &OLD, held, 120, 0.1), held);
-        assert_eq!(Wish::of(&bundle(2, &[NEW], 60), &OLD, held, 120, 0.9), Some(Wish { sequence: 2, at: 130 }));
-        assert_eq!(Wish::of(&bundle(3, &[NEW], 10), &OLD, held, 110, 0.5), Some(Wish { sequence: 3, at: 115 }));
+        let held = EarlyRenewal::of(&bundle(1, &[NEW], 60), &OLD, None, 100, 0.5);
+        assert_eq!(EarlyRenewal::of(&bundle(1, &[NEW], 60), &OLD, held, 120, 0.1), held);
+        assert_eq!(
+            EarlyRenewal::of(&bundle(2, &[NEW], 60), &OLD, held, 120, 0.9),
+            Some(EarlyRenewal { sequence: 2, at: 130 })
+        );
+        assert_eq!(
+            EarlyRenewal::of(&bundle(3, &[NEW], 10), &OLD, held, 110, 0.5),
+            Some(EarlyRenewal { sequence: 3, at: 115 })
+        );
     }
 
     proptest! {
@@ -131,8 +143,8 @@ mod tests {
 
         #[test]
         fn a_wish_is_followed_within_its_time(now in 0..4_000_000_000_i64, within in 0..3600_u32, unit in 0.0..1.0) {
-            let wish = Wish::of(&bundle(1, &[NEW], within), &OLD, None, now, unit).unwrap();
-            prop_assert!(wish.at >= now && wish.at <= now + i64::from(within));
+            let early = EarlyRenewal::of(&bundle(1, &[NEW], within), &OLD, None, now, unit).unwrap();
+            prop_assert!(early.at >= now && early.at <= now + i64::from(within));
         }
     }
 }

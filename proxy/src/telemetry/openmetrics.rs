@@ -1,21 +1,27 @@
-//! OpenMetrics text (OpenMetrics 1.0, section "Text Format").
+//! Metrics as OpenMetrics text (OpenMetrics 1.0, section "Text Format").
 
 use std::{
     fmt::Write as _,
     sync::{PoisonError, atomic::Ordering::Relaxed},
 };
 
-use super::{BUCKETS, CLASSES, Direction, Metrics};
-use crate::contract::bootstrap::Reason;
+use crate::{
+    contract::reason::Reason,
+    telemetry::metrics::{BUCKETS, CLASSES, Direction, HttpKey, Metrics},
+};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
-pub(super) fn encode(m: &Metrics) -> String {
-    let mut out = String::with_capacity(16 << 10);
-    // Writing into a String cannot fail.
-    let _ = http(&mut out, m).and_then(|()| tcp(&mut out, m)).and_then(|()| refused(&mut out, m));
-    out.push_str("# EOF\n");
-    out
+impl Metrics {
+    /// Everything in OpenMetrics' text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(16 << 10);
+        // Writing into a String cannot fail.
+        let _ = http(&mut out, self).and_then(|()| tcp(&mut out, self)).and_then(|()| refused(&mut out, self));
+        out.push_str("# EOF\n");
+        out
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
@@ -26,7 +32,7 @@ fn http(out: &mut String, m: &Metrics) -> std::fmt::Result {
     let mut all: Vec<_> =
         m.http.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    let labels = |(direction, service, peer): &super::HttpKey| {
+    let labels = |(direction, service, peer): &HttpKey| {
         format!("direction=\"{}\",service=\"{}\",peer=\"{}\"", direction.as_str(), escaped(service), escaped(peer))
     };
     head(out, "bowline_http_requests", "counter", "Requests answered")?;

@@ -1,4 +1,5 @@
-//! The way to the control plane: TLS to whichever replica answers, verified against the trust bundle and by its SPIFFE ID.
+//! Connects to the control plane: `mesh.json`, trust bundle and leaf come in, a gRPC channel goes out. TLS to whichever replica answers,
+//! verified against the trust bundle and by its SPIFFE ID.
 
 use std::{
     error::Error,
@@ -32,13 +33,13 @@ use crate::{
 /// How long name resolution, connection and handshake may take together.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the pod's own DNS has before the addresses in mesh.json are tried beside it: a resolver that is not there is silent.
-const DNS_PATIENCE: Duration = Duration::from_secs(1);
+const DNS_DEADLINE: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub enum ConnectError {
     /// The bundle makes no verifier.
     #[error("trust bundle {sequence} has no usable root, so no control plane can be trusted: {reason}")]
     Roots {
@@ -71,16 +72,16 @@ pub enum DialError {
 /// Connects, and gives the chain that the server presented; `leaf` proves who calls, where somebody wants to know.
 ///
 /// # Errors
-/// See [`DialError`].
+/// See [`ConnectError`].
 pub async fn connect(
     mesh: &MeshInfo,
     bundle: &Bundle,
     leaf: Option<&Leaf>,
-) -> Result<(Channel, Vec<CertificateDer<'static>>), DialError> {
+) -> Result<(Channel, Vec<CertificateDer<'static>>), ConnectError> {
     let name = ServerName::try_from(mesh.control_sni.clone())
-        .map_err(|_| DialError::Name { what: "controlSni", value: mesh.control_sni.clone() })?;
+        .map_err(|_| ConnectError::Name { what: "controlSni", value: mesh.control_sni.clone() })?;
     let endpoint = Endpoint::from_shared(format!("http://{}", mesh.control_sni))
-        .map_err(|_| DialError::Name { what: "controlSni", value: mesh.control_sni.clone() })?
+        .map_err(|_| ConnectError::Name { what: "controlSni", value: mesh.control_sni.clone() })?
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_DEADLINE)
         .keep_alive_while_idle(true);
@@ -93,7 +94,7 @@ pub async fn connect(
         let (name, tls, presented) = (name.clone(), tls.clone(), Arc::clone(&presented));
         async move {
             let whole = async {
-                let tcp = reach(&address, &ips).await?;
+                let tcp = connect_tcp(&address, &ips).await?;
                 tcp.set_nodelay(true)?;
                 tls.connect(name, tcp).await
             };
@@ -108,20 +109,21 @@ pub async fn connect(
     let channel = endpoint
         .connect_with_connector(connector)
         .await
-        .map_err(|e| DialError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })?;
+        .map_err(|e| ConnectError::Connect { address: mesh.control_address.clone(), reason: causes(&e) })?;
     let chain = std::mem::take(&mut *server.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((channel, chain))
 }
 
-/// By name, and where the name leads nowhere by the addresses that the operator published: who answers must prove the same either way.
-async fn reach(address: &str, ips: &[IpAddr]) -> io::Result<TcpStream> {
+/// Connects by name, and where the name does not resolve or answer, to the addresses that the operator published: who answers must prove
+/// the same either way.
+async fn connect_tcp(address: &str, ips: &[IpAddr]) -> io::Result<TcpStream> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let known: Vec<SocketAddr> = port.iter().flat_map(|port| ips.iter().map(|ip| (*ip, *port).into())).collect();
     let mut named = pin!(TcpStream::connect(address));
     if known.is_empty() {
         return named.await;
     }
-    let by_name = match tokio::time::timeout(DNS_PATIENCE, named.as_mut()).await {
+    let by_name = match tokio::time::timeout(DNS_DEADLINE, named.as_mut()).await {
         Ok(Ok(stream)) => return Ok(stream),
         Ok(Err(error)) => error,
         Err(_) => {
@@ -137,8 +139,8 @@ async fn reach(address: &str, ips: &[IpAddr]) -> io::Result<TcpStream> {
     by_ip.map_err(|error| io::Error::new(error.kind(), format!("by name: {by_name}; at {known:?}: {error}")))
 }
 
-fn config(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<ClientConfig, DialError> {
-    let no_root = |reason: String| DialError::Roots { sequence: bundle.sequence, reason };
+fn config(mesh: &MeshInfo, bundle: &Bundle, leaf: Option<&Leaf>) -> Result<ClientConfig, ConnectError> {
+    let no_root = |reason: String| ConnectError::Roots { sequence: bundle.sequence, reason };
     let mut roots = RootCertStore::empty();
     for der in &bundle.roots {
         roots.add(CertificateDer::from(der.as_slice())).map_err(|e| no_root(e.to_string()))?;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(serving) => {
             // The proxy takes the lock anew; should the other slot be quicker, this one stands by again.
             drop(serving);
-            let error = slots::become_program(slots::PROXY_PROGRAM, &["run"]);
+            let error = slots::exec_sibling(slots::PROXY_PROGRAM, &["run"]);
             eprintln!("{} cannot be started: {error}", slots::PROXY_PROGRAM);
         }
         Err(error) => eprintln!("{error}"),

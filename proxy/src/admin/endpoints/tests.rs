@@ -1,9 +1,12 @@
+use data_encoding::HEXLOWER;
 use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::{
+    admin::readiness::not_ready,
     contract::{
-        resource::{Address, Bundle, Endpoint, Protocol, Selection, ServiceKey, ServicePort},
+        resource::{Address, Bundle, Endpoint, InboundPolicy, Protocol, Selection, Service, ServiceKey, ServicePort},
         spiffe::SpiffeId,
     },
     identity::{
@@ -13,23 +16,29 @@ use crate::{
     },
 };
 
-fn whole() -> Observed {
-    Observed { leaf_not_after: Some(100), roots: Some(1), policy: true, listening: true, ..Observed::default() }
+fn whole() -> ReadinessInputs {
+    ReadinessInputs {
+        leaf_not_after: Some(100),
+        roots: Some(1),
+        policy: true,
+        listening: true,
+        ..ReadinessInputs::default()
+    }
 }
 
-fn whats(seen: &Observed, at: i64) -> Vec<&'static str> {
-    judge(seen, at).into_iter().map(|r| r.what).collect()
+fn whats(seen: &ReadinessInputs, at: i64) -> Vec<&'static str> {
+    not_ready(seen, at).into_iter().map(|r| r.what).collect()
 }
 
 #[test]
 fn ready_means_everything() {
-    assert!(judge(&whole(), 50).is_empty());
-    assert_eq!(whats(&Observed::default(), 50), ["leaf", "bundle", "policy", "listeners"]);
+    assert!(not_ready(&whole(), 50).is_empty());
+    assert_eq!(whats(&ReadinessInputs::default(), 50), ["leaf", "bundle", "policy", "listeners"]);
     assert_eq!(whats(&whole(), 101), ["leaf"]);
-    assert_eq!(whats(&Observed { roots: Some(0), ..whole() }, 50), ["bundle"]);
-    assert_eq!(whats(&Observed { draining: true, ..whole() }, 50), ["draining"]);
-    let failed = Observed { policy: false, control_error: Some("refused".into()), ..whole() };
-    assert!(judge(&failed, 50)[0].why.contains("refused"));
+    assert_eq!(whats(&ReadinessInputs { roots: Some(0), ..whole() }, 50), ["bundle"]);
+    assert_eq!(whats(&ReadinessInputs { draining: true, ..whole() }, 50), ["draining"]);
+    let failed = ReadinessInputs { policy: false, control_error: Some("refused".into()), ..whole() };
+    assert!(not_ready(&failed, 50)[0].why.contains("refused"));
 }
 
 fn admin() -> Admin {
@@ -37,12 +46,12 @@ fn admin() -> Admin {
         slot: "a".into(),
         store: Store::new(),
         state: State::new(),
-        health: Arc::default(),
+        health: Health::default(),
         metrics: Arc::new(|| "# TYPE x counter\nx_total 1\n# EOF\n".into()),
     }
 }
 
-async fn body(answer: Answer) -> String {
+async fn body(answer: HttpResponse) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
@@ -66,9 +75,9 @@ async fn readiness_follows_what_the_parts_say() {
     install(&admin);
     admin.state.set_inbound_policy(Arc::new(InboundPolicy { strict: true, ports: vec![] }));
     assert_eq!(admin.admin("/ready").status(), 503);
-    admin.health.set_listening();
+    admin.health.serving.set_listening();
     assert_eq!(admin.admin("/ready").status(), 200);
-    admin.health.set_draining();
+    admin.health.serving.set_draining();
     assert_eq!(admin.admin("/ready").status(), 503);
     assert_eq!(admin.admin("/live").status(), 200);
     assert_eq!(admin.admin("/x").status(), 404);
