@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use self::decide::{Seen, Step};
-use crate::{
+use crate::runtime::{
     config::OPERATOR_NAME,
     context::{Ctx, TaskResult},
 };

@@ -16,15 +16,22 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Readiness},
     ca::{self, Authorities},
-    cache::{self, Cache},
-    config::{Config, OPERATOR_NAME},
-    context::{Ctx, Shutdown, TaskResult},
-    control, inject, leader, mesh,
-    meshes::Registry,
+    cluster::{
+        cache::{self, Cache},
+        membership::Registry,
+    },
+    leader,
+    reconcile::{mesh, repair, webhook},
+    runtime::{
+        config::{Config, OPERATOR_NAME},
+        context::{Ctx, Shutdown, TaskResult},
+    },
+    serving::{
+        admin::{self, Readiness},
+        control, inject,
+    },
     telemetry::Metrics,
-    webhook,
 };
 
 /// How long new connections and reviews are still served after the end was requested: as long as it takes until every node and every API
@@ -40,7 +47,7 @@ const END_DEADLINE: Duration = Duration::from_secs(25);
 pub async fn run(config: Config) -> TaskResult {
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = crate::client::connect().await?;
+    let client = crate::runtime::client::connect().await?;
     let (ask, shutdown) = Shutdown::serving_on(SERVES_ON);
     let (lead, leader) = watch::channel(false);
     // Ends with the process; aborted when dropped.
@@ -77,7 +84,7 @@ fn flat(ended: Result<TaskResult, tokio::task::JoinError>) -> TaskResult {
 
 /// What only the leader does.
 async fn leading(ctx: Arc<Ctx>) -> TaskResult {
-    tokio::try_join!(mesh::run(ctx.clone()), webhook::run(ctx.clone()), inject::repair::run(ctx)).map(|_| ())
+    tokio::try_join!(mesh::run(ctx.clone()), webhook::run(ctx.clone()), repair::run(ctx)).map(|_| ())
 }
 
 /// Everything that the parts share; the watches behind it are spawned on `background`.

@@ -12,8 +12,8 @@ use std::{
 };
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject::webhook,
+    runtime::context::{Ctx, Shutdown},
+    serving::inject::webhook,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;
 use rustls::{ClientConfig, RootCertStore};

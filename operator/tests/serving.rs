@@ -11,7 +11,7 @@ mod plane;
 
 use std::time::{Duration, SystemTime};
 
-use bowline_operator::control::{
+use bowline_operator::serving::control::{
     index::Touched,
     view::{MeshView, Name, PodView, ServiceView, SliceView},
 };
@@ -52,7 +52,7 @@ async fn a_pod_gets_its_leaf() {
     let plane = start().await;
     let response = sign(&plane, request("good")).await.unwrap();
     let leaf = response.chain_der[0].as_slice().into();
-    assert_eq!(bowline_operator::control::tls::identity(&leaf).unwrap().as_str(), ID);
+    assert_eq!(bowline_operator::serving::control::tls::identity(&leaf).unwrap().as_str(), ID);
     assert_eq!(response.chain_der.len(), 2);
     assert_eq!(response.bundle.unwrap(), plane.ca().bundle);
     let metrics = plane.metrics();

@@ -21,7 +21,10 @@ use super::{
     ledger::Ledger,
     state::unix,
 };
-use crate::{config::OPERATOR_NAME, context::Ctx, control::replicas, inject::decide::injected_mesh};
+use crate::{
+    runtime::{config::OPERATOR_NAME, context::Ctx},
+    serving::{control::replicas, inject::decide::injected_mesh},
+};
 
 /// Pods that one answer of the API server holds.
 const PAGE: u32 = 500;

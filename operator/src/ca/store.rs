@@ -11,7 +11,7 @@ use kube::{
 };
 
 use super::{authorities::Held, state::CaState};
-use crate::{
+use crate::runtime::{
     config::{CA_SECRET, OPERATOR_NAME},
     context::{Ctx, TaskResult},
 };

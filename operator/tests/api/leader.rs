@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bowline_operator::{
-    context::{Ctx, Shutdown, TaskResult},
     leader::{self, DEADLINE, Elector, LEASE},
+    runtime::context::{Ctx, Shutdown, TaskResult},
     telemetry::MeshLabel,
 };
 use http::Method;

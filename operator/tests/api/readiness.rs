@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject,
-    webhook::{Keeper, certificate::ServingState},
+    reconcile::webhook::{Keeper, certificate::ServingState},
+    runtime::context::{Ctx, Shutdown},
+    serving::inject,
 };
 use http::Method;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};

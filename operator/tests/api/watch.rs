@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bowline_operator::{
-    admin::Readiness,
-    cache::{Cache, trim_meta},
+    cluster::cache::{Cache, trim_meta},
+    serving::admin::Readiness,
 };
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::Namespace;

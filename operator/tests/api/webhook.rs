@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject,
-    webhook::{certificate::ServingState, probe::probe, reconcile},
+    reconcile::webhook::{certificate::ServingState, probe::probe, reconcile},
+    runtime::context::{Ctx, Shutdown},
+    serving::inject,
 };
 use k8s_openapi::{
     ByteString,

@@ -7,16 +7,21 @@ use std::{
 
 use bowline_crds::Mesh;
 use bowline_operator::{
-    admin::Readiness,
     ca::Authorities,
-    cache::Cache,
-    config::Config,
-    context::{Ctx, Shutdown},
-    control::{Tls, measure::Measures, subscribers::Hub},
-    mesh::reconcile::{ReconcileError, reconcile},
-    meshes::Registry,
+    cluster::{cache::Cache, membership::Registry},
+    reconcile::{
+        mesh::reconcile::{ReconcileError, reconcile},
+        webhook::{configuration, standing::Standing},
+    },
+    runtime::{
+        config::Config,
+        context::{Ctx, Shutdown},
+    },
+    serving::{
+        admin::Readiness,
+        control::{Tls, measure::Measures, subscribers::Hub},
+    },
     telemetry::Metrics,
-    webhook::{configuration, standing::Standing},
 };
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Pod, Secret},
@@ -105,7 +110,7 @@ impl World {
             namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
             pods: Cache::of(self.all::<Pod>("pods", 7)),
             authorities: self.memory.clone(),
-            evidence: bowline_operator::control::Evidence::default(),
+            evidence: bowline_operator::serving::control::Evidence::default(),
             tls: self.tls.clone(),
             control_ips: watch::Sender::new(Some(vec![[10, 96, 0, 7].into()])),
             metrics: Metrics::default(),

@@ -7,18 +7,21 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bowline_crds::{Mesh, MeshSpec};
 use bowline_operator::{
-    admin::Readiness,
     ca::{
         Authorities, MeshCa,
         decide::{Offer, Policy},
         issue,
         ledger::{Requests, Write},
     },
-    cache::Cache,
-    config::Config,
-    context::{Ctx, Shutdown},
-    control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
-    meshes::Registry,
+    cluster::{cache::Cache, membership::Registry},
+    runtime::{
+        config::Config,
+        context::{Ctx, Shutdown},
+    },
+    serving::{
+        admin::Readiness,
+        control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
+    },
     telemetry::Metrics,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;
