@@ -3,3 +3,7 @@
 pub mod cache;
 pub mod lookup;
 pub mod membership;
+pub mod mesh;
+pub mod namespaced_name;
+pub mod pod;
+pub mod workload;

@@ -18,10 +18,7 @@ use tokio::{
 };
 
 use self::decide::{Seen, Step};
-use crate::runtime::{
-    config::OPERATOR_NAME,
-    context::{Ctx, TaskResult},
-};
+use crate::runtime::{config::OPERATOR_NAME, context::Ctx, shutdown::TaskResult};
 
 /// How long a Lease lasts without renewal.
 pub const LEASE: Duration = Duration::from_secs(15);

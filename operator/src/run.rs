@@ -25,12 +25,11 @@ use crate::{
     reconcile::{mesh, repair, webhook},
     runtime::{
         config::{Config, OPERATOR_NAME},
-        context::{Ctx, Shutdown, TaskResult},
+        context::Ctx,
+        readiness::Readiness,
+        shutdown::{Shutdown, TaskResult},
     },
-    serving::{
-        admin::{self, Readiness},
-        control, inject,
-    },
+    serving::{admin, control, inject},
     telemetry::Metrics,
 };
 
@@ -97,17 +96,17 @@ fn context(
 ) -> Ctx {
     let readiness = Readiness::default();
     let (meshes, fill) =
-        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_meta, readiness.gate("meshes"));
+        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_meta, readiness.check("meshes"));
     background.spawn(fill);
     let (namespaces, fill) = Cache::new(
         Api::all(client.clone()),
         watcher::Config::default(),
         cache::trim_meta,
-        readiness.gate("namespaces"),
+        readiness.check("namespaces"),
     );
     background.spawn(fill);
     let (pods, fill) =
-        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_pod, readiness.gate("pods"));
+        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_pod, readiness.check("pods"));
     background.spawn(fill);
     let reporter = Reporter { controller: OPERATOR_NAME.into(), instance: Some(config.pod_name.clone()) };
     Ctx {

@@ -5,3 +5,5 @@ pub mod config;
 pub mod context;
 pub mod listener;
 pub mod rbac;
+pub mod readiness;
+pub mod shutdown;

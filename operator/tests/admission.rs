@@ -12,7 +12,7 @@ use std::{
 };
 
 use bowline_operator::{
-    runtime::context::{Ctx, Shutdown},
+    runtime::{context::Ctx, shutdown::Shutdown},
     serving::inject::webhook,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;

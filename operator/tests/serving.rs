@@ -11,9 +11,12 @@ mod plane;
 
 use std::time::{Duration, SystemTime};
 
-use bowline_operator::serving::control::{
-    index::Touched,
-    view::{MeshView, Name, PodView, ServiceView, SliceView},
+use bowline_operator::{
+    cluster::namespaced_name::NamespacedName,
+    serving::control::{
+        index::Touched,
+        view::{MeshView, PodView, ServiceView, SliceView},
+    },
 };
 use bowline_proxy::contract::{
     proto::{
@@ -237,7 +240,7 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
     plane.endpoints(&["10.244.0.1", "10.244.0.2"]);
     let changed = proxy.resources(1).await;
     assert_ne!(changed[0].version, second[2].version);
-    plane.hub.update(|index| index.set_service(&Name::new("shop", "web"), None));
+    plane.hub.update(|index| index.set_service(&NamespacedName::new("shop", "web"), None));
     let gone = proxy.resources(3).await;
     assert!(gone[1..].iter().all(|r| r.version == 0 && r.body.is_empty()), "{gone:?}");
     assert_ne!(gone[0].version, first[1].version, "nobody declares the pod's port any more");
@@ -338,7 +341,7 @@ impl Plane {
             "labels": { "kubernetes.io/service-name": "web" } }, "addressType": "IPv4",
             "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints });
         let view = SliceView::of(&serde_json::from_value(slice).unwrap());
-        self.hub.update(|index| index.set_slice(&Name::new("shop", "web-a"), view));
+        self.hub.update(|index| index.set_slice(&NamespacedName::new("shop", "web-a"), view));
     }
 
     fn fill(&self) {
@@ -347,9 +350,9 @@ impl Plane {
         let service = ServiceView::of(&serde_json::from_value(service).unwrap());
         self.hub.set_mesh(MESH, Some(MeshView { trust_domain: "cluster.local".into(), strict: true }));
         self.hub.update(|index| {
-            let mut touched: Touched = index.set_service(&Name::new("shop", "web"), service);
+            let mut touched: Touched = index.set_service(&NamespacedName::new("shop", "web"), service);
             for pod in self.ctx.pods.all() {
-                let name = Name::new("shop", pod.metadata.name.as_deref().unwrap());
+                let name = NamespacedName::new("shop", pod.metadata.name.as_deref().unwrap());
                 touched.extend(index.set_pod(&name, PodView::of(&pod)));
             }
             touched

@@ -22,8 +22,9 @@ use super::{
     state::unix,
 };
 use crate::{
+    cluster::pod::injected_mesh,
     runtime::{config::OPERATOR_NAME, context::Ctx},
-    serving::{control::replicas, inject::decide::injected_mesh},
+    serving::control::replicas,
 };
 
 /// Pods that one answer of the API server holds.

@@ -9,10 +9,7 @@ use tokio::time::sleep;
 use super::{authorities::Held, store};
 use crate::{
     reconcile::mesh::deletion::staying,
-    runtime::{
-        config::CA_SECRET,
-        context::{Ctx, TaskResult},
-    },
+    runtime::{config::CA_SECRET, context::Ctx, shutdown::TaskResult},
 };
 
 /// How long the leader has before the others help.

@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::{runtime::context::TaskResult, serving::admin::Gate};
+use crate::runtime::{readiness::ReadinessCheck, shutdown::TaskResult};
 
 /// Objects of one kind as of the last event seen.
 pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
@@ -44,12 +44,12 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// An empty cache and the task that fills it for as long as it is polled. `trim` takes from every object what nobody reads;
-    /// `gate` opens when the first list is complete.
+    /// `ready` is set when the first list is complete.
     pub fn new(
         api: Api<K>,
         config: watcher::Config,
         trim: fn(&mut K),
-        gate: Gate,
+        ready: ReadinessCheck,
     ) -> (Self, impl Future<Output = TaskResult> + Send) {
         let (store, writer) = reflector::store();
         let (bump, changes) = watch::channel(0_u64);
@@ -75,7 +75,7 @@ where
                 match event {
                     Ok(watcher::Event::InitDone) => {
                         listing = false;
-                        gate.set(true);
+                        ready.set(true);
                         bump.send_modify(|n| *n += 1);
                     }
                     Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => listing = true,
@@ -230,12 +230,12 @@ mod tests {
     // The watch waits before it begins again: on a clock that need not be waited for, since all else is in memory.
     #[tokio::test(start_paused = true)]
     async fn what_vanished_while_nobody_watched_counts_as_changed() {
-        let gate = crate::serving::admin::Readiness::default().gate("pods");
+        let ready = crate::runtime::readiness::Readiness::default().check("pods");
         let (cache, fill) =
-            Cache::<Pod>::new(Api::all(forgetful_api()), watcher::Config::default(), trim_pod, gate.clone());
+            Cache::<Pod>::new(Api::all(forgetful_api()), watcher::Config::default(), trim_pod, ready.clone());
         let filling = tokio::spawn(fill);
         cache.synced().await;
-        assert!(gate.is_set());
+        assert!(ready.is_set());
         assert!(cache.take_changed().is_empty(), "nobody tracks yet");
         cache.track();
         let changed = |cache: &Cache<Pod>| -> BTreeMap<String, bool> {

@@ -18,7 +18,7 @@ use kube::{
 use tokio::sync::watch;
 
 use self::live::Live;
-use crate::{cluster::cache::Cache, reconcile::mesh::validate::selector_in_force};
+use crate::cluster::{cache::Cache, mesh::in_force::selector_in_force};
 
 /// Which Mesh a namespace belongs to.
 #[derive(Debug, Clone)]

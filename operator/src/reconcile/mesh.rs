@@ -1,4 +1,4 @@
-//! Reconciles Meshes: [`fetch`] → [`validate`] → [`build`] → [`apply`] → [`status`]. Leader only.
+//! Reconciles Meshes: [`fetch`] → [`validate`](crate::cluster::mesh::validate) → [`build`] → [`apply`] → [`status`]. Leader only.
 //!
 //! Whatever changes in a cluster that could concern a Mesh (a namespace's labels, a pod, a trust ConfigMap, the CA's Secret) marks every
 //! Mesh: there are few of them, each reconcile reads caches only, and one that finds nothing to do writes nothing.
@@ -14,7 +14,6 @@ pub mod pods;
 mod queue;
 pub mod reconcile;
 pub mod status;
-pub mod validate;
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +36,7 @@ use tokio::sync::watch;
 use self::reconcile::{ReconcileError, reconcile};
 use crate::{
     cluster::cache::{self, Cache},
-    runtime::context::{Ctx, TaskResult},
-    serving::admin::Readiness,
+    runtime::{context::Ctx, readiness::Readiness, shutdown::TaskResult},
     telemetry::Outcome,
 };
 
@@ -64,7 +62,7 @@ struct Reconciler {
 /// When a watch ends for good.
 pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     let of_ours = watcher::Config::default().labels(OWNER_LABEL);
-    let gate = Readiness::default().gate("trust ConfigMaps");
+    let gate = Readiness::default().check("trust ConfigMaps");
     let (config_maps, fill) = Cache::new(Api::all(ctx.client.clone()), of_ours, cache::trim_meta, gate);
     let reconciler =
         Arc::new(Reconciler { ctx: ctx.clone(), config_maps: config_maps.clone(), failures: Mutex::default() });

@@ -15,9 +15,11 @@ use kube::{
 };
 
 use crate::{
-    cluster::membership::Membership,
-    runtime::context::{Ctx, TaskResult},
-    serving::inject::decide::{injected_mesh, is_static, on_host_network, opted_out},
+    cluster::{
+        membership::Membership,
+        pod::{injected_mesh, is_static, on_host_network, opted_out},
+    },
+    runtime::{context::Ctx, shutdown::TaskResult},
 };
 
 /// Pause between two looks, however much changes.

@@ -29,10 +29,7 @@ use self::{
 };
 use crate::{
     ca::material::fingerprint,
-    runtime::{
-        config::WEBHOOK_SECRET,
-        context::{Ctx, TaskResult},
-    },
+    runtime::{config::WEBHOOK_SECRET, context::Ctx, shutdown::TaskResult},
     telemetry::Outcome,
 };
 

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use self::slots::Slots;
-use crate::runtime::context::Shutdown;
+use crate::runtime::shutdown::Shutdown;
 
 /// How long a handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,57 +1,17 @@
 //! `/metrics`, `/livez` and `/readyz`, in plain HTTP.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
-use crate::runtime::context::{Ctx, Shutdown, TaskResult};
-
-/// What must be up before the process is Ready.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, bool>>>);
-
-impl Readiness {
-    /// Adds a part that must be up; it is not until [`Gate::set`] says so.
-    #[must_use]
-    pub fn gate(&self, name: &'static str) -> Gate {
-        let gate = Gate { name, readiness: self.clone() };
-        gate.set(false);
-        gate
-    }
-
-    /// Parts that are not up, by name; empty: Ready.
-    #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.iter().filter(|(_, up)| !**up).map(|(name, _)| *name).collect()
-    }
-}
-
-/// One part's say in [`Readiness`].
-#[derive(Debug, Clone)]
-pub struct Gate {
-    name: &'static str,
-    readiness: Readiness,
-}
-
-impl Gate {
-    /// Whether the part is up.
-    #[must_use]
-    pub fn is_set(&self) -> bool {
-        let parts = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.get(self.name) == Some(&true)
-    }
-
-    /// Says whether the part is up.
-    pub fn set(&self, up: bool) {
-        let mut parts = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.insert(self.name, up);
-    }
-}
+use crate::runtime::{
+    context::Ctx,
+    readiness::Readiness,
+    shutdown::{Shutdown, TaskResult},
+};
 
 /// Serves until everything else ends: that this replica is not Ready any more is to be heard from it.
 ///
@@ -107,8 +67,8 @@ mod tests {
     fn ready_only_when_every_part_is_up() {
         let readiness = Readiness::default();
         let (ask, shutdown) = Shutdown::new();
-        let meshes = readiness.gate("meshes");
-        let webhook = readiness.gate("webhook");
+        let meshes = readiness.check("meshes");
+        let webhook = readiness.check("webhook");
         meshes.set(true);
         assert_eq!(
             readyz(&readiness, &shutdown),

@@ -29,10 +29,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     cluster::cache::{self, Cache},
-    runtime::{
-        context::{Ctx, TaskResult},
-        listener,
-    },
+    runtime::{context::Ctx, listener, shutdown::TaskResult},
 };
 use measure::Measures;
 use subscribers::Hub;
@@ -45,20 +42,20 @@ pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
     let measures = Measures::default();
     measures.register(&ctx.metrics);
     let hub = Hub::new(measures.clone());
-    let gate = ctx.readiness.gate("control");
+    let gate = ctx.readiness.check("control");
     let mut background = JoinSet::new();
     let (services, fill) = Cache::new(
         Api::all(ctx.client.clone()),
         watcher::Config::default(),
         cache::trim_meta,
-        ctx.readiness.gate("services"),
+        ctx.readiness.check("services"),
     );
     background.spawn(fill);
     let (slices, fill) = Cache::new(
         Api::all(ctx.client.clone()),
         watcher::Config::default(),
         cache::trim_meta,
-        ctx.readiness.gate("endpointslices"),
+        ctx.readiness.check("endpointslices"),
     );
     background.spawn(fill);
     let (filled, first) = oneshot::channel();

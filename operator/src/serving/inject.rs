@@ -7,7 +7,6 @@ pub mod ports;
 pub mod probes;
 pub mod sidecar;
 pub mod webhook;
-pub mod workload;
 
 pub use decide::{Decision, Plan, Refusal, decide};
 pub use patch::patch;

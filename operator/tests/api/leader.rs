@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bowline_operator::{
     leader::{self, DEADLINE, Elector, LEASE},
-    runtime::context::{Ctx, Shutdown, TaskResult},
+    runtime::{
+        context::Ctx,
+        shutdown::{Shutdown, TaskResult},
+    },
     telemetry::MeshLabel,
 };
 use http::Method;

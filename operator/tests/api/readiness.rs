@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bowline_operator::{
     reconcile::webhook::{Keeper, certificate::ServingState},
-    runtime::context::{Ctx, Shutdown},
+    runtime::{context::Ctx, shutdown::Shutdown},
     serving::inject,
 };
 use http::Method;

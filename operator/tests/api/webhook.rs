@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use bowline_operator::{
     reconcile::webhook::{certificate::ServingState, probe::probe, reconcile},
-    runtime::context::{Ctx, Shutdown},
+    runtime::{context::Ctx, shutdown::Shutdown},
     serving::inject,
 };
 use k8s_openapi::{

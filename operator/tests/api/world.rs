@@ -13,14 +13,8 @@ use bowline_operator::{
         mesh::reconcile::{ReconcileError, reconcile},
         webhook::{configuration, standing::Standing},
     },
-    runtime::{
-        config::Config,
-        context::{Ctx, Shutdown},
-    },
-    serving::{
-        admin::Readiness,
-        control::{Tls, measure::Measures, subscribers::Hub},
-    },
+    runtime::{config::Config, context::Ctx, readiness::Readiness, shutdown::Shutdown},
+    serving::control::{Tls, measure::Measures, subscribers::Hub},
     telemetry::Metrics,
 };
 use k8s_openapi::{

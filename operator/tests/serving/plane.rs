@@ -14,14 +14,8 @@ use bowline_operator::{
         ledger::{Requests, Write},
     },
     cluster::{cache::Cache, membership::Registry},
-    runtime::{
-        config::Config,
-        context::{Ctx, Shutdown},
-    },
-    serving::{
-        admin::Readiness,
-        control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
-    },
+    runtime::{config::Config, context::Ctx, readiness::Readiness, shutdown::Shutdown},
+    serving::control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
     telemetry::Metrics,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;

@@ -6,9 +6,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{fetch::Observed, validate::Valid};
+use super::fetch::Observed;
 use crate::{
     ca::{evidence::Mount, state::CaState},
+    cluster::mesh::validate::Valid,
     runtime::config::Config,
 };
 

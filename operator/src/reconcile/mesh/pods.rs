@@ -10,7 +10,7 @@ use bowline_proxy::contract::bootstrap::{GATE, SLOTS};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
-use crate::serving::inject::decide::{injected_mesh, is_static, on_host_network, opted_out};
+use crate::cluster::pod::{injected_mesh, is_static, on_host_network, opted_out};
 
 /// Names that are listed at most.
 pub const NAMED: usize = 10;

@@ -16,7 +16,6 @@ use super::{
     fetch::{Observed, fetch},
     new_root, news,
     status::{self, Facts, Verdict},
-    validate::{InvalidSpec, Valid, validate},
 };
 use crate::{
     ca::{
@@ -29,7 +28,13 @@ use crate::{
         state::{CaState, at, unix},
         store,
     },
-    cluster::cache::Cache,
+    cluster::{
+        cache::Cache,
+        mesh::{
+            invalid::InvalidSpec,
+            validate::{Valid, validate},
+        },
+    },
     reconcile::webhook,
     runtime::{config::CA_SECRET, context::Ctx},
     telemetry::{MeshLabel, StepLabels},

@@ -19,13 +19,13 @@ use k8s_openapi::{
 use super::{
     fetch::Observed,
     pods::{Counts, NAMED, named},
-    validate::{mode_in_force, selector_in_force},
 };
 use crate::{
     ca::{
         ensure::Ensured,
         state::{CaState, unix},
     },
+    cluster::mesh::in_force::{mode_in_force, selector_in_force},
     reconcile::webhook::standing::Lack,
 };
 

@@ -22,7 +22,8 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     ca::state::fingerprint,
-    reconcile::mesh::{deletion::staying, validate::selector_in_force},
+    cluster::mesh::in_force::selector_in_force,
+    reconcile::mesh::deletion::staying,
     runtime::{
         config::{OPERATOR_NAME, WEBHOOK_SERVICE},
         context::Ctx,

@@ -19,7 +19,8 @@ use super::{
 };
 use crate::runtime::{
     config::{OPERATOR_NAME, WEBHOOK_SECRET},
-    context::{Ctx, TaskResult},
+    context::Ctx,
+    shutdown::TaskResult,
 };
 
 /// What this replica's webhook server serves, and the state that it stands in: the last good ones.
@@ -70,7 +71,7 @@ impl Serving {
 /// # Errors
 /// None; it ends only with the process.
 pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
-    let gate = ctx.readiness.gate("webhook certificate");
+    let gate = ctx.readiness.check("webhook certificate");
     let events = watch_object(secrets(&ctx), WEBHOOK_SECRET).default_backoff();
     let mut events = pin!(events);
     while let Some(event) = events.next().await {

@@ -18,8 +18,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     index::{Index, Subject},
-    view::{EndpointView, MeshView, Name, PodView},
+    view::{EndpointView, MeshView, PodView},
 };
+use crate::cluster::namespaced_name::NamespacedName;
 
 /// An encoded resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct Compiled {
     /// The encoded message.
     pub body: Bytes,
     /// For an address of a Service: that Service, which is subscribed with it.
-    pub implies: Option<Name>,
+    pub implies: Option<NamespacedName>,
 }
 
 impl Compiled {
@@ -91,7 +92,7 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn address(&self, ip: IpAddr) -> Option<(Address, Option<Name>)> {
+    fn address(&self, ip: IpAddr) -> Option<(Address, Option<NamespacedName>)> {
         if let Some(name) = self.index.service_at(ip) {
             let service = ServiceRef { namespace: name.namespace.clone(), name: name.name.clone() };
             return Some((Address { target: Some(Target::Service(service)) }, Some(name.clone())));
@@ -109,7 +110,7 @@ impl Seen<'_> {
 
     /// The identity to expect of a pod; empty: it is spoken to in plain, because it has no sidecar or one of another Mesh, whose roots
     /// nobody here trusts.
-    fn identity(&self, name: &Name, pod: &PodView) -> String {
+    fn identity(&self, name: &NamespacedName, pod: &PodView) -> String {
         if pod.mesh.as_deref() != Some(self.mesh) {
             return String::new();
         }
@@ -130,25 +131,25 @@ impl Seen<'_> {
                 (name.namespace == namespace && name.name == endpoint.pod).then(|| self.identity(name, pod))
             }
             None => {
-                let pod = self.index.pod(&Name::new(namespace, endpoint.pod.as_str()))?;
+                let pod = self.index.pod(&NamespacedName::new(namespace, endpoint.pod.as_str()))?;
                 (pod.host_network && pod.ips.contains(&endpoint.ip)).then(String::new)
             }
         }
     }
 
-    fn ports(&self, name: &Name, pod: &PodView) -> Vec<PortProtocol> {
+    fn ports(&self, name: &NamespacedName, pod: &PodView) -> Vec<PortProtocol> {
         let declared = self.index.declared_ports(name, pod).into_iter();
         declared.map(|(port, protocol)| PortProtocol { port: port.into(), protocol: protocol.into() }).collect()
     }
 
     /// Exists for every pod, whatever is known of it yet.
-    fn inbound(&self, name: &Name) -> InboundPolicy {
+    fn inbound(&self, name: &NamespacedName) -> InboundPolicy {
         let mode = if self.view.strict { MtlsMode::Strict } else { MtlsMode::Permissive };
         let ports = self.index.pod(name).map(|pod| self.ports(name, pod)).unwrap_or_default();
         InboundPolicy { mtls_mode: mode.into(), ports }
     }
 
-    fn service(&self, name: &Name) -> Option<Service> {
+    fn service(&self, name: &NamespacedName) -> Option<Service> {
         let service = self.index.service(name)?;
         let ports = service
             .ports

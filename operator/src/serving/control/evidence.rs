@@ -8,7 +8,7 @@ use std::{
 
 use bowline_proxy::contract::proto::Report;
 
-use super::view::Name;
+use crate::cluster::namespaced_name::NamespacedName;
 
 /// One slot of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub struct ProxyKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyState {
     /// Its pod.
-    pub pod: Name,
+    pub pod: NamespacedName,
     /// Name of its Mesh.
     pub mesh: String,
     /// Its version.
@@ -45,7 +45,7 @@ type Streams = HashMap<ProxyKey, (u64, ProxyState)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clock {
     /// The pod.
-    pub pod: Name,
+    pub pod: NamespacedName,
     /// Name of its Mesh.
     pub mesh: String,
     /// Its clock minus ours, in milliseconds.
@@ -100,7 +100,7 @@ impl Evidence {
     }
 
     /// A leaf was signed for a pod, whose clock differed by so much.
-    pub fn signed(&self, mesh: &str, uid: &str, pod: Name, skew_ms: i64) {
+    pub fn signed(&self, mesh: &str, uid: &str, pod: NamespacedName, skew_ms: i64) {
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         if clocks.len() >= MAX_CLOCKS && !clocks.contains_key(uid) {
             // The well-behaved tell nothing that their absence does not.
@@ -113,7 +113,7 @@ impl Evidence {
     }
 
     /// Clocks of a Mesh's pods, by UID; forgets those of which `is_there` says that they are gone.
-    pub fn clocks(&self, mesh: &str, is_there: impl Fn(&str, &Name) -> bool) -> Vec<(String, Clock)> {
+    pub fn clocks(&self, mesh: &str, is_there: impl Fn(&str, &NamespacedName) -> bool) -> Vec<(String, Clock)> {
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         clocks.retain(|uid, clock| is_there(uid, &clock.pod));
         clocks.iter().filter(|(_, c)| c.mesh == mesh).map(|(uid, c)| (uid.clone(), c.clone())).collect()
@@ -133,7 +133,7 @@ mod tests {
         let evidence = Evidence::default();
         let key = ProxyKey { uid: "u".into(), slot: "a".into() };
         let state = ProxyState {
-            pod: Name::new("shop", "web"),
+            pod: NamespacedName::new("shop", "web"),
             mesh: "default".into(),
             version: "0.1.0".into(),
             report: None,

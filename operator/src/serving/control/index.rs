@@ -7,7 +7,8 @@ use std::{
 
 use bowline_proxy::contract::proto::Protocol;
 
-use super::view::{MeshView, Name, PodView, ServiceView, SliceView, Target};
+use super::view::{MeshView, PodView, ServiceView, SliceView, Target};
+use crate::cluster::namespaced_name::NamespacedName;
 
 /// A resource that a change touches, in every Mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,9 +16,9 @@ pub enum Subject {
     /// What stands behind an address.
     Address(IpAddr),
     /// A Service and its endpoints.
-    Service(Name),
+    Service(NamespacedName),
     /// What a pod demands of its callers.
-    Inbound(Name),
+    Inbound(NamespacedName),
 }
 
 /// Subjects that a change touches.
@@ -27,13 +28,13 @@ pub type Touched = BTreeSet<Subject>;
 #[derive(Debug, Default, Clone)]
 pub struct Index {
     meshes: BTreeMap<String, MeshView>,
-    pods: BTreeMap<Name, PodView>,
-    services: BTreeMap<Name, ServiceView>,
-    slices: HashMap<Name, SliceView>,
-    pods_at: HashMap<IpAddr, BTreeSet<Name>>,
-    services_at: HashMap<IpAddr, BTreeSet<Name>>,
-    slices_of: HashMap<Name, BTreeSet<Name>>,
-    slices_at: HashMap<IpAddr, BTreeSet<Name>>,
+    pods: BTreeMap<NamespacedName, PodView>,
+    services: BTreeMap<NamespacedName, ServiceView>,
+    slices: HashMap<NamespacedName, SliceView>,
+    pods_at: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    services_at: HashMap<IpAddr, BTreeSet<NamespacedName>>,
+    slices_of: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    slices_at: HashMap<IpAddr, BTreeSet<NamespacedName>>,
 }
 
 impl Index {
@@ -51,7 +52,7 @@ impl Index {
     }
 
     /// A pod as it is now; `None`: nothing at any address belongs to it.
-    pub fn set_pod(&mut self, name: &Name, pod: Option<PodView>) -> Touched {
+    pub fn set_pod(&mut self, name: &NamespacedName, pod: Option<PodView>) -> Touched {
         if self.pods.get(name) == pod.as_ref() {
             return Touched::new();
         }
@@ -73,7 +74,7 @@ impl Index {
     }
 
     /// A Service as it is now; `None`: it is gone, or an alias.
-    pub fn set_service(&mut self, name: &Name, service: Option<ServiceView>) -> Touched {
+    pub fn set_service(&mut self, name: &NamespacedName, service: Option<ServiceView>) -> Touched {
         if self.services.get(name) == service.as_ref() {
             return Touched::new();
         }
@@ -95,7 +96,7 @@ impl Index {
     }
 
     /// An EndpointSlice as it is now; `None`: it is gone, or of no use.
-    pub fn set_slice(&mut self, name: &Name, slice: Option<SliceView>) -> Touched {
+    pub fn set_slice(&mut self, name: &NamespacedName, slice: Option<SliceView>) -> Touched {
         if self.slices.get(name) == slice.as_ref() {
             return Touched::new();
         }
@@ -119,7 +120,7 @@ impl Index {
     }
 
     /// Its addresses, its own policy, and the Services that it serves.
-    fn touched_by_pod(&self, name: &Name, pod: &PodView) -> Touched {
+    fn touched_by_pod(&self, name: &NamespacedName, pod: &PodView) -> Touched {
         let addresses = pod.ips.iter().map(|ip| Subject::Address(*ip));
         let slices = pod.ips.iter().filter_map(|ip| self.slices_at.get(ip)).flatten();
         let services = slices.filter_map(|s| self.slices.get(s)).map(|s| Subject::Service(s.service.clone()));
@@ -127,7 +128,7 @@ impl Index {
     }
 
     /// Its addresses, and what the pods that it selects declare.
-    fn touched_by_service(&self, name: &Name, service: &ServiceView) -> Touched {
+    fn touched_by_service(&self, name: &NamespacedName, service: &ServiceView) -> Touched {
         let addresses = service.cluster_ips.iter().map(|ip| Subject::Address(*ip));
         let selected = self.pods_in(&name.namespace).filter(|(_, pod)| service.selects(&pod.labels));
         let declared = selected.flat_map(|(name, pod)| {
@@ -136,8 +137,8 @@ impl Index {
         addresses.chain(declared).collect()
     }
 
-    fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Name, &'a PodView)> {
-        self.pods.range(Name::new(namespace, "")..).take_while(move |(name, _)| name.namespace == namespace)
+    fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a NamespacedName, &'a PodView)> {
+        self.pods.range(NamespacedName::new(namespace, "")..).take_while(move |(name, _)| name.namespace == namespace)
     }
 
     /// A Mesh.
@@ -153,49 +154,49 @@ impl Index {
 
     /// A pod.
     #[must_use]
-    pub fn pod(&self, name: &Name) -> Option<&PodView> {
+    pub fn pod(&self, name: &NamespacedName) -> Option<&PodView> {
         self.pods.get(name)
     }
 
     /// Names of all pods.
-    pub fn pod_names(&self) -> impl Iterator<Item = &Name> {
+    pub fn pod_names(&self) -> impl Iterator<Item = &NamespacedName> {
         self.pods.keys()
     }
 
     /// A Service.
     #[must_use]
-    pub fn service(&self, name: &Name) -> Option<&ServiceView> {
+    pub fn service(&self, name: &NamespacedName) -> Option<&ServiceView> {
         self.services.get(name)
     }
 
     /// Names of all Services.
-    pub fn service_names(&self) -> impl Iterator<Item = &Name> {
+    pub fn service_names(&self) -> impl Iterator<Item = &NamespacedName> {
         self.services.keys()
     }
 
     /// The slices of a Service, by name.
-    pub fn slices(&self, service: &Name) -> impl Iterator<Item = &SliceView> {
+    pub fn slices(&self, service: &NamespacedName) -> impl Iterator<Item = &SliceView> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
     /// The Service that an address stands for.
     #[must_use]
-    pub fn service_at(&self, ip: IpAddr) -> Option<&Name> {
+    pub fn service_at(&self, ip: IpAddr) -> Option<&NamespacedName> {
         self.services_at.get(&ip)?.first()
     }
 
     /// The pod that has an address: the youngest, while an older one that had it goes.
     #[must_use]
-    pub fn pod_at(&self, ip: IpAddr) -> Option<(&Name, &PodView)> {
+    pub fn pod_at(&self, ip: IpAddr) -> Option<(&NamespacedName, &PodView)> {
         let holders = self.pods_at.get(&ip)?.iter().filter_map(|name| Some((name, self.pods.get(name)?)));
         holders.max_by_key(|(name, pod)| (pod.created, *name))
     }
 
     /// Protocols that Services declare for the ports of a pod. Where two contradict each other, nothing is declared.
     #[must_use]
-    pub fn declared_ports(&self, name: &Name, pod: &PodView) -> BTreeMap<u16, Protocol> {
+    pub fn declared_ports(&self, name: &NamespacedName, pod: &PodView) -> BTreeMap<u16, Protocol> {
         let mut declared: BTreeMap<u16, Protocol> = BTreeMap::new();
-        let namespace = Name::new(name.namespace.as_str(), "");
+        let namespace = NamespacedName::new(name.namespace.as_str(), "");
         let services = self.services.range(namespace..).take_while(|(s, _)| s.namespace == name.namespace);
         let ports = services.filter(|(_, s)| s.selects(&pod.labels)).flat_map(|(_, s)| &s.ports);
         for port in ports.filter(|p| p.protocol != Protocol::Detect) {
@@ -214,7 +215,7 @@ impl Index {
     }
 }
 
-fn unlink<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
+fn unlink<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<NamespacedName>>, key: &K, name: &NamespacedName) {
     if let Some(names) = map.get_mut(key) {
         names.remove(name);
         if names.is_empty() {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use bowline_proxy::contract::proto::ResourceType;
 
-use super::{index::Subject, view::Name};
+use super::index::Subject;
+use crate::cluster::namespaced_name::NamespacedName;
 
 /// A resource of one Mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,7 +40,7 @@ impl Key {
 
     /// Reads a key that a proxy may name; `None`: of a type or form that this version does not know.
     #[must_use]
-    pub fn parse(kind: i32, key: &str, pod: &Name) -> Option<Self> {
+    pub fn parse(kind: i32, key: &str, pod: &NamespacedName) -> Option<Self> {
         match ResourceType::try_from(kind).ok()? {
             ResourceType::TrustBundle if key.is_empty() => Some(Self::Bundle),
             ResourceType::InboundPolicy if key.is_empty() => Some(Self::Subject(Subject::Inbound(pod.clone()))),
@@ -49,7 +50,7 @@ impl Key {
             }
             ResourceType::Service => {
                 let (namespace, name) = key.split_once('/').filter(|(ns, name)| ns.len() <= 63 && name.len() <= 253)?;
-                Some(Self::Subject(Subject::Service(Name::new(namespace, name))))
+                Some(Self::Subject(Subject::Service(NamespacedName::new(namespace, name))))
             }
             _ => None,
         }

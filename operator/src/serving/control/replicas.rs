@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, transport::Endpoint};
 use super::{server::Peer, tls::identity};
 use crate::{
     ca::sign::digest,
+    cluster::namespaced_name::NamespacedName,
     runtime::{config::Config, context::Ctx},
 };
 
@@ -89,7 +90,7 @@ pub fn observe(ctx: &Ctx, mesh: &str) -> Option<ObserveResponse> {
         proxy_version: state.version,
         report: state.report,
     });
-    let is_there = |uid: &str, pod: &super::view::Name| {
+    let is_there = |uid: &str, pod: &NamespacedName| {
         let found = ctx.pods.store().get(&ObjectRef::new(&pod.name).within(&pod.namespace));
         // A pod that is not in the cache yet is younger than the cache.
         found.is_none_or(|p| p.metadata.uid.as_deref() == Some(uid))

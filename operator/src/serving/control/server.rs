@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     runtime::{
-        context::{Ctx, Shutdown},
+        context::Ctx,
         listener::{Bounds, Server, Slot},
+        shutdown::Shutdown,
     },
     serving::identity::IdentityService,
 };

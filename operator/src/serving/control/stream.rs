@@ -16,7 +16,6 @@ use bowline_proxy::contract::{
     },
     spiffe::SpiffeId,
 };
-use k8s_openapi::api::core::v1::Pod;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
@@ -33,12 +32,14 @@ use super::{
     measure::{Measures, TypeLabel},
     server::Peer,
     subscribers::{Hub, Key, Subscription, TooMany, type_name},
-    view::Name,
 };
 use crate::{
-    cluster::lookup,
+    cluster::{
+        lookup,
+        namespaced_name::NamespacedName,
+        pod::{injected_mesh, service_account},
+    },
     runtime::{context::Ctx, listener::InUse},
-    serving::inject::decide::injected_mesh,
     telemetry::MeshLabel,
 };
 
@@ -112,7 +113,7 @@ impl ControlService {
                 short(&hello.pod_namespace)
             ));
         }
-        let name = Name::new(short(&hello.pod_namespace), short(&hello.pod_name));
+        let name = NamespacedName::new(short(&hello.pod_namespace), short(&hello.pod_name));
         let found = lookup::pod(&self.ctx, &name.namespace, &name.name, &hello.pod_uid).await.map_err(|error| {
             tracing::warn!(pod = %name, %error, "a pod cannot be read");
             Status::unavailable("the pod cannot be read from the API server: try again")
@@ -133,13 +134,6 @@ impl ControlService {
     }
 }
 
-/// Service account of a pod.
-#[must_use]
-pub fn service_account(pod: &Pod) -> &str {
-    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
-    account.filter(|a| !a.is_empty()).unwrap_or("default")
-}
-
 /// The beginning of a text that a peer sent.
 fn short(text: &str) -> &str {
     let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_TEXT).last();
@@ -149,7 +143,7 @@ fn short(text: &str) -> &str {
 struct Stream {
     ctx: Arc<Ctx>,
     measures: Measures,
-    pod: Name,
+    pod: NamespacedName,
     mesh: String,
     key: ProxyKey,
     turn: Turn,
@@ -158,13 +152,13 @@ struct Stream {
     /// Version of everything that is subscribed and was sent.
     sent: HashMap<Key, u64>,
     /// Services that addresses among these lead to.
-    leads: HashMap<IpAddr, Name>,
+    leads: HashMap<IpAddr, NamespacedName>,
 }
 
 impl Stream {
     fn open(service: &ControlService, peer: &Peer, hello: Hello) -> Result<Self, TooMany> {
         let mesh = peer.mesh.as_str();
-        let pod = Name::new(hello.pod_namespace.as_str(), hello.pod_name.as_str());
+        let pod = NamespacedName::new(hello.pod_namespace.as_str(), hello.pod_name.as_str());
         let key = ProxyKey { uid: hello.pod_uid, slot: hello.slot };
         let mut stream = Self {
             ctx: Arc::clone(&service.ctx),
@@ -294,7 +288,7 @@ impl Stream {
                 Key::Bundle | Key::Subject(Subject::Inbound(_)) => {}
             }
         }
-        let needed: HashSet<Name> =
+        let needed: HashSet<NamespacedName> =
             if services.is_empty() { HashSet::new() } else { self.leads.values().cloned().collect() };
         for (name, key) in services {
             if needed.contains(&name) {

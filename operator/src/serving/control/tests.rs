@@ -19,8 +19,9 @@ use super::{
     index::{Index, Subject, Touched},
     measure::Measures,
     subscribers::{Hub, Key, MAX_SUBSCRIPTIONS, Subscription, TooMany},
-    view::{EndpointView, MeshView, Name, PodView, PortView, ServiceView, SliceView, Target},
+    view::{EndpointView, MeshView, PodView, PortView, ServiceView, SliceView, Target},
 };
+use crate::cluster::namespaced_name::NamespacedName;
 
 fn mesh(strict: bool) -> MeshView {
     MeshView { trust_domain: "cluster.local".into(), strict }
@@ -28,8 +29,10 @@ fn mesh(strict: bool) -> MeshView {
 
 /// Puts a Kubernetes object into the index.
 fn set(index: &mut Index, object: &Value) -> Touched {
-    let name =
-        Name::new(object["metadata"]["namespace"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+    let name = NamespacedName::new(
+        object["metadata"]["namespace"].as_str().unwrap(),
+        object["metadata"]["name"].as_str().unwrap(),
+    );
     let object = object.clone();
     match object["kind"].as_str().unwrap() {
         "Pod" => index.set_pod(&name, PodView::of(&serde_json::from_value::<Pod>(object).unwrap())),
@@ -55,7 +58,7 @@ fn compiled(index: &Index, mesh: &str, subject: &Subject) -> Compiled {
 }
 
 fn service(index: &Index, mesh: &str, name: &str) -> proto::Service {
-    proto::Service::decode(compiled(index, mesh, &Subject::Service(Name::new("shop", name))).body).unwrap()
+    proto::Service::decode(compiled(index, mesh, &Subject::Service(NamespacedName::new("shop", name))).body).unwrap()
 }
 
 /// As `service NAMESPACE/NAME`, `pod NAME IDENTITY PORTS` or `absent`.
@@ -157,7 +160,7 @@ fn a_service_has_its_usable_endpoints() {
         ["10.244.0.5 [3306] [spiffe://cluster.local/ns/shop/sa/default] "]
     );
     assert_eq!(endpoints(&service(&shop(), "default", "legacy")), ["172.16.0.1 [8080] [] "]);
-    let alias = compiled(&shop(), "default", &Subject::Service(Name::new("shop", "alias")));
+    let alias = compiled(&shop(), "default", &Subject::Service(NamespacedName::new("shop", "alias")));
     assert_eq!(alias.version, 0);
 }
 
@@ -165,7 +168,7 @@ fn a_service_has_its_usable_endpoints() {
 fn a_policy_has_the_mode_and_the_declared_ports() {
     let index = shop();
     let policy = |mesh: &str, pod: &str| {
-        let body = compiled(&index, mesh, &Subject::Inbound(Name::new("shop", pod))).body;
+        let body = compiled(&index, mesh, &Subject::Inbound(NamespacedName::new("shop", pod))).body;
         proto::InboundPolicy::decode(body).unwrap()
     };
     let web = policy("default", "web-1");
@@ -183,7 +186,7 @@ fn contradicting_declarations_declare_nothing() {
         "clusterIP": "10.96.0.11", "selector": { "app": "web" }, "ports": [{ "name": "tcp", "port": 1, "targetPort": 8080 }]
     } });
     let touched = set(&mut index, &twin);
-    assert!(touched.contains(&Subject::Inbound(Name::new("shop", "web-1"))));
+    assert!(touched.contains(&Subject::Inbound(NamespacedName::new("shop", "web-1"))));
     assert_eq!(address(&index, "default", "10.244.0.1"), "pod web-1 [spiffe://cluster.local/ns/shop/sa/web] 9000=GRPC");
 }
 
@@ -192,7 +195,7 @@ fn a_slice_touches_its_service_alone() {
     let mut index = shop();
     let slice = json!({ "kind": "EndpointSlice", "metadata": { "name": "web-b", "namespace": "shop",
         "labels": { "kubernetes.io/service-name": "web" } }, "addressType": "IPv4", "ports": [], "endpoints": [] });
-    assert_eq!(set(&mut index, &slice), [Subject::Service(Name::new("shop", "web"))].into());
+    assert_eq!(set(&mut index, &slice), [Subject::Service(NamespacedName::new("shop", "web"))].into());
     assert_eq!(set(&mut index, &slice), Touched::new(), "nothing changed");
 }
 
@@ -203,10 +206,10 @@ fn the_younger_pod_has_the_address() {
     for (name, created) in [("z-old", 1), ("a-new", 2)] {
         let mut pod = any_pod_view(7, true, false);
         pod.created = created;
-        index.set_pod(&Name::new("shop", name), Some(pod));
+        index.set_pod(&NamespacedName::new("shop", name), Some(pod));
     }
     assert!(address(&index, "default", "10.0.0.7").starts_with("pod a-new"));
-    index.set_pod(&Name::new("shop", "a-new"), None);
+    index.set_pod(&NamespacedName::new("shop", "a-new"), None);
     assert!(address(&index, "default", "10.0.0.7").starts_with("pod z-old"));
 }
 
@@ -245,7 +248,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 fn take_step(index: &mut Index, step: &Step) -> Touched {
-    let named = |prefix: &str, n: u8| Name::new("shop", format!("{prefix}-{n}"));
+    let named = |prefix: &str, n: u8| NamespacedName::new("shop", format!("{prefix}-{n}"));
     match step {
         Step::Mesh(which, view) => index.set_mesh(if *which { "default" } else { "other" }, view.map(mesh)),
         Step::Pod(n, pod) => {
@@ -293,8 +296,8 @@ fn take_step(index: &mut Index, step: &Step) -> Touched {
 /// Everything that the steps can make, as both Meshes see it.
 fn everything() -> Vec<(&'static str, Subject)> {
     let addresses = (0..4).map(|n| Subject::Address(IpAddr::from([10, 0, 0, n])));
-    let services = (0..3).map(|n| Subject::Service(Name::new("shop", format!("service-{n}"))));
-    let inbound = (0..4).map(|n| Subject::Inbound(Name::new("shop", format!("pod-{n}"))));
+    let services = (0..3).map(|n| Subject::Service(NamespacedName::new("shop", format!("service-{n}"))));
+    let inbound = (0..4).map(|n| Subject::Inbound(NamespacedName::new("shop", format!("pod-{n}"))));
     let all: Vec<Subject> = addresses.chain(services).chain(inbound).collect();
     ["default", "other"].into_iter().flat_map(|mesh| all.iter().map(move |s| (mesh, s.clone()))).collect()
 }
@@ -358,7 +361,8 @@ proptest! {
 fn a_meshed_pod_without_a_valid_identity_is_refused_not_plain() {
     let mut index = shop();
     index.set_mesh("default", Some(MeshView { trust_domain: "Not/A/Domain".into(), strict: true }));
-    for name in [Subject::Service(Name::new("shop", "web")), Subject::Address("10.244.0.1".parse().unwrap())] {
+    for name in [Subject::Service(NamespacedName::new("shop", "web")), Subject::Address("10.244.0.1".parse().unwrap())]
+    {
         assert!(compile(&index, "default", &name).is_err(), "{name:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! What of Kubernetes' objects matters to proxies. Two objects with equal views are the same to every proxy.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use bowline_crds::{Mesh, mesh::MtlsMode};
 use bowline_proxy::contract::proto::Protocol;
@@ -14,36 +14,10 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::protocol;
-use crate::{
-    reconcile::mesh::validate::mode_in_force,
-    serving::inject::{decide::injected_mesh, workload},
-};
+use crate::cluster::{mesh::in_force::mode_in_force, namespaced_name::NamespacedName, pod::injected_mesh, workload};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-
-/// Namespace and name of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl Name {
-    /// Of a namespace and a name.
-    #[must_use]
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// A Mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +182,7 @@ impl ServiceView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SliceView {
     /// The Service.
-    pub service: Name,
+    pub service: NamespacedName,
     /// TCP ports by name; `None`: all ports, which nothing here can mean.
     pub ports: BTreeMap<String, u16>,
     /// Who listens there.
@@ -273,7 +247,7 @@ impl SliceView {
                 })
             })
             .collect();
-        Some(Self { service: Name::new(slice.namespace()?, service), ports, endpoints })
+        Some(Self { service: NamespacedName::new(slice.namespace()?, service), ports, endpoints })
     }
 }
 

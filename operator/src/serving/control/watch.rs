@@ -12,14 +12,11 @@ use tokio::sync::oneshot;
 
 use super::{
     subscribers::Hub,
-    view::{MeshView, Name, PodView, ServiceView, SliceView},
+    view::{MeshView, PodView, ServiceView, SliceView},
 };
 use crate::{
-    cluster::cache::Cache,
-    runtime::{
-        config::CONTROL_SERVICE,
-        context::{Ctx, TaskResult},
-    },
+    cluster::{cache::Cache, namespaced_name::NamespacedName},
+    runtime::{config::CONTROL_SERVICE, context::Ctx, shutdown::TaskResult},
 };
 
 /// Time for which changes are gathered after a change.
@@ -118,6 +115,6 @@ fn take_meshes(ctx: &Ctx, hub: &Hub, before: &BTreeSet<String>) -> BTreeSet<Stri
     now
 }
 
-fn name<K: Resource<DynamicType = ()>>(key: &ObjectRef<K>) -> Name {
-    Name::new(key.namespace.as_deref().unwrap_or_default(), key.name.as_str())
+fn name<K: Resource<DynamicType = ()>>(key: &ObjectRef<K>) -> NamespacedName {
+    NamespacedName::new(key.namespace.as_deref().unwrap_or_default(), key.name.as_str())
 }

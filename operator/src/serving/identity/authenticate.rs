@@ -8,7 +8,7 @@ use kube::{Api, Client, api::PostParams};
 use tokio::sync::Semaphore;
 
 use super::Refused;
-use crate::serving::control::view::Name;
+use crate::cluster::namespaced_name::NamespacedName;
 
 /// Most TokenReviews at a time: the API server is asked once for every leaf, and a whole cluster may start at once.
 const MAX_REVIEWS: usize = 32;
@@ -28,7 +28,7 @@ pub struct Caller {
     /// Service account.
     pub service_account: String,
     /// The pod that the token is bound to.
-    pub pod: Name,
+    pub pod: NamespacedName,
     /// Its UID.
     pub uid: String,
 }
@@ -106,7 +106,7 @@ pub fn caller(status: &TokenReviewStatus) -> Result<Caller, Refused> {
     Ok(Caller {
         namespace: namespace.to_owned(),
         service_account: service_account.to_owned(),
-        pod: Name::new(namespace, pod),
+        pod: NamespacedName::new(namespace, pod),
         uid,
     })
 }

@@ -2,9 +2,11 @@
 
 use super::{Refused, authenticate::Caller};
 use crate::{
-    cluster::lookup::{self, LookupError},
+    cluster::{
+        lookup::{self, LookupError},
+        pod::{injected_mesh, service_account},
+    },
     runtime::context::Ctx,
-    serving::{control::stream::service_account, inject::decide::injected_mesh},
 };
 
 /// That the caller's namespace belongs to `mesh`, and that it is a live pod with that mesh's sidecar.

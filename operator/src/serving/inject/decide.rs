@@ -1,7 +1,5 @@
 //! Whether a pod gets a sidecar, and which: a pure function of the pod, its namespace and the Meshes.
 
-use std::collections::BTreeSet;
-
 use bowline_crds::{
     Mesh,
     names::{INJECT_LABEL, INJECTED_ANNOTATION, MESH_LABEL, SKIP_INBOUND_ANNOTATION, SKIP_OUTBOUND_ANNOTATION},
@@ -14,17 +12,16 @@ use super::{
     ports::{PortError, skipped},
     probes::{self, Key, ProbeError, Rewrite},
     sidecar::{self, Sidecar},
-    workload,
 };
-use crate::{
-    cluster::membership::Membership,
-    reconcile::mesh::validate::{is_image, resources},
+use crate::cluster::{
+    membership::Membership,
+    mesh::{resources, validate::is_image},
+    pod::{injected_mesh, is_static, opted_out},
+    workload,
 };
 
 /// Label by which a namespace limits what its pods may do.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
-/// Annotation of a static pod's image in the API; it cannot be changed.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What becomes of a pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,32 +158,6 @@ pub fn decide(pod: &Pod, namespace: &Namespace, membership: &Membership, image: 
         Ok(plan) => Decision::Inject(Box::new(plan)),
         Err(refusal) => Decision::Refuse(refusal),
     }
-}
-
-/// Whether the pod is a kubelet's own, which admission cannot change.
-#[must_use]
-pub fn is_static(pod: &Pod) -> bool {
-    pod.annotations().contains_key(MIRROR)
-}
-
-/// Whether the pod's network is its node's.
-#[must_use]
-pub fn on_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
-}
-
-/// Whether label or annotation keeps the pod out of the mesh.
-#[must_use]
-pub fn opted_out(pod: &Pod) -> bool {
-    [pod.labels(), pod.annotations()].into_iter().any(|map| map.get(INJECT_LABEL).is_some_and(|v| v == "false"))
-}
-
-/// Name of the Mesh whose sidecar the pod carries.
-#[must_use]
-pub fn injected_mesh(pod: &Pod) -> Option<&str> {
-    let names: BTreeSet<&str> = pod.spec.iter().flat_map(init_containers).map(|c| c.name.as_str()).collect();
-    let complete = names.contains(GATE) && SLOTS.iter().all(|s| names.contains(s));
-    pod.annotations().get(INJECTED_ANNOTATION).filter(|_| complete).map(String::as_str)
 }
 
 fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {

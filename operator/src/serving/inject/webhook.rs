@@ -38,8 +38,9 @@ use crate::{
     cluster::lookup,
     reconcile::webhook::serving::Serving,
     runtime::{
-        context::{Ctx, Shutdown, TaskResult},
+        context::Ctx,
         listener::{self, Bounds, ReasonLabel, Server, Slot},
+        shutdown::{Shutdown, TaskResult},
     },
 };
 

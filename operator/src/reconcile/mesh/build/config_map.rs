@@ -9,7 +9,7 @@ use kube::ResourceExt;
 
 use crate::{
     ca::state::{CaState, fingerprint},
-    reconcile::mesh::validate::Valid,
+    cluster::mesh::validate::Valid,
     runtime::config::{Config, OPERATOR_NAME},
 };
 

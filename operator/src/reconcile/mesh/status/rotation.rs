@@ -14,7 +14,8 @@ use crate::{
         source,
         state::{CaState, unix},
     },
-    reconcile::mesh::{pods::NAMED, validate},
+    cluster::mesh::rotation,
+    reconcile::mesh::pods::NAMED,
 };
 
 pub(super) fn certificates(ca: &CaState, facts: Facts<'_>) -> CertificatesStatus {
@@ -151,7 +152,7 @@ pub(super) fn risk(facts: Facts<'_>) -> Option<String> {
 
 /// A compromised root that the operator cannot replace: only its source can.
 fn distrusted(ledger: &Ledger, facts: Facts<'_>) -> Option<String> {
-    let distrust = validate::distrust(&facts.observed.mesh).ok()?;
+    let distrust = rotation::distrust(&facts.observed.mesh).ok()?;
     let root = ledger.active_root().filter(|r| r.external && ledger.is_steady() && distrust.contains(&r.id))?;
     Some(format!(
         "root {} is named as compromised, and the source {} offers no issuing CA below another: let it offer one, or choose \

@@ -21,7 +21,7 @@ fn near() -> Index {
 
 /// As a proxy reads it.
 fn first(index: &Index) -> Endpoint {
-    let compiled = compiled(index, "default", &Subject::Service(Name::new("shop", "near")));
+    let compiled = compiled(index, "default", &Subject::Service(NamespacedName::new("shop", "near")));
     let checked = resource::check(proto::ResourceType::Service.into(), &compiled.body).unwrap();
     let Checked::Service(service) = checked else { panic!("another type") };
     service.ports[0].endpoints[0].clone()
@@ -43,7 +43,7 @@ fn hints_are_told() {
 
     let zones = json!([{ "name": "y" }, { "name": "x" }]);
     let touched = set(&mut index, &slice("near-a", &endpoint(json!({ "forZones": zones }))));
-    assert_eq!(touched, [Subject::Service(Name::new("shop", "near"))].into());
+    assert_eq!(touched, [Subject::Service(NamespacedName::new("shop", "near"))].into());
     // The node is told, too: a caller there learns its zone from it.
     assert_eq!(told(&index), owned("x y", "", "node-1"));
     let zones = json!([{ "name": "x" }, { "name": "y" }]);

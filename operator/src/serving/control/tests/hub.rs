@@ -17,7 +17,7 @@ fn filled(hub: Hub) -> Hub {
 
 fn subject(text: &str) -> Key {
     let kind = if text.contains('/') { proto::ResourceType::Service } else { proto::ResourceType::Address };
-    Key::parse(kind.into(), text, &Name::new("shop", "web-1")).unwrap()
+    Key::parse(kind.into(), text, &NamespacedName::new("shop", "web-1")).unwrap()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn changes_are_gathered_and_only_the_latest_counts() {
     let service = proto::Service::decode(taken[0].compiled.body.clone()).unwrap();
     assert_eq!(endpoints(&service), ["172.16.0.99 [8080] [] "]);
     // Unrelated changes wake nobody.
-    hub.update(|index| index.set_pod(&Name::new("shop", "new"), Some(any_pod_view(200, true, false))));
+    hub.update(|index| index.set_pod(&NamespacedName::new("shop", "new"), Some(any_pod_view(200, true, false))));
     assert!(!subscription.has_more());
 }
 
@@ -77,7 +77,7 @@ fn a_resource_that_cannot_be_loaded_is_not_shipped() {
     subscription.add(subject("shop/legacy")).unwrap();
     assert_eq!(subscription.take(usize::MAX).unwrap().len(), 1);
     let too_large = SliceView {
-        service: Name::new("shop", "legacy"),
+        service: NamespacedName::new("shop", "legacy"),
         ports: [(String::new(), 8080)].into(),
         endpoints: (0..200_000_u32)
             .map(|n| EndpointView {
@@ -92,7 +92,7 @@ fn a_resource_that_cannot_be_loaded_is_not_shipped() {
             })
             .collect(),
     };
-    hub.update(|index| index.set_slice(&Name::new("shop", "legacy-a"), Some(too_large)));
+    hub.update(|index| index.set_slice(&NamespacedName::new("shop", "legacy-a"), Some(too_large)));
     assert!(!subscription.has_more(), "the last good one stays");
     subscription.add(subject("shop/legacy")).unwrap();
     let kept = subscription.take(usize::MAX).unwrap();

@@ -28,5 +28,5 @@ fn pods_of_one_workload_have_one_owner() {
     let owners = ["10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"].map(|ip| owner(&index, ip));
     assert_eq!(owners, ["api", "api", "report", "alone"]);
     // Nothing is said, and kept, twice.
-    assert_eq!(index.pod(&Name::new("shop", "alone")).unwrap().owner, "");
+    assert_eq!(index.pod(&NamespacedName::new("shop", "alone")).unwrap().owner, "");
 }

@@ -3,7 +3,7 @@
 use bowline_crds::mesh::rules;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
-use super::InvalidSpec;
+use super::invalid::InvalidSpec;
 
 /// Billionths: the finest that the API server knows.
 const UNIT: u128 = 1_000_000_000;

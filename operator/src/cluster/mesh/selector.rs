@@ -5,7 +5,7 @@ use bowline_crds::mesh::rules;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::core::Selector;
 
-use super::InvalidSpec;
+use super::invalid::InvalidSpec;
 
 /// Most expressions or labels, and most values of an expression.
 const MOST: usize = 64;
