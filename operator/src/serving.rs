@@ -3,5 +3,10 @@
 
 pub mod admin;
 pub mod control;
+pub mod grpc;
 pub mod identity;
 pub mod inject;
+pub mod peer;
+pub mod replicas;
+pub mod reports;
+pub mod tls;

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::{Api, runtime::reflector::ObjectRef};
+use kube::{Api, Client, runtime::reflector::ObjectRef};
 
-use crate::{cluster::membership::Membership, runtime::context::Ctx};
+use crate::cluster::{
+    cache::Cache,
+    membership::{Membership, Registry},
+};
 
 /// It is not known which Mesh a namespace belongs to.
 #[derive(Debug, thiserror::Error)]
@@ -18,37 +21,69 @@ pub enum LookupError {
     Meshes(Arc<kube::Error>),
 }
 
-/// A namespace and the Mesh that it belongs to. Where memory knows of none the namespace is read anew, and then the Meshes: whoever asks
-/// has a reason to believe that it is a member, so memory may be behind.
-///
-/// # Errors
-/// When one of them had to be read and could not.
-pub async fn membership(ctx: &Ctx, name: &str) -> Result<(Arc<Namespace>, Membership), LookupError> {
-    let is_member = |membership: &Membership| matches!(membership, Membership::One(_));
-    if let Some(namespace) = ctx.namespaces.get(name) {
-        let membership = ctx.registry.for_namespace(&namespace);
-        if is_member(&membership) {
-            return Ok((namespace, membership));
-        }
-    }
-    let namespace = Api::<Namespace>::all(ctx.client.clone()).get(name).await?;
-    let mut membership = ctx.registry.for_namespace(&namespace);
-    // No Mesh has an exempt one.
-    if !is_member(&membership) && !ctx.registry.exempt().contains(name) {
-        membership = ctx.registry.for_namespace_now(&ctx.client, &namespace).await.map_err(LookupError::Meshes)?;
-    }
-    Ok((Arc::new(namespace), membership))
+/// Finds namespaces and the Meshes that they belong to.
+#[derive(Clone)]
+pub struct MembershipLookup {
+    client: Client,
+    registry: Registry,
+    namespaces: Cache<Namespace>,
 }
 
-/// The pod of that name and UID; `None`: there is none.
-///
-/// # Errors
-/// When it had to be read and could not.
-pub async fn pod(ctx: &Ctx, namespace: &str, name: &str, uid: &str) -> Result<Option<Arc<Pod>>, kube::Error> {
-    let is_it = |pod: &Pod| pod.metadata.uid.as_deref() == Some(uid);
-    if let Some(pod) = ctx.pods.store().get(&ObjectRef::new(name).within(namespace)).filter(|p| is_it(p)) {
-        return Ok(Some(pod));
+impl MembershipLookup {
+    /// In these caches, otherwise with `client`.
+    #[must_use]
+    pub fn new(client: Client, registry: Registry, namespaces: Cache<Namespace>) -> Self {
+        Self { client, registry, namespaces }
     }
-    let pod = Api::<Pod>::namespaced(ctx.client.clone(), namespace).get_opt(name).await?;
-    Ok(pod.filter(is_it).map(Arc::new))
+
+    /// A namespace and the Mesh that it belongs to. Where memory knows of none the namespace is read anew, and then the Meshes: whoever
+    /// asks has a reason to believe that it is a member, so memory may be behind.
+    ///
+    /// # Errors
+    /// When one of them had to be read and could not.
+    pub async fn of(&self, name: &str) -> Result<(Arc<Namespace>, Membership), LookupError> {
+        let is_member = |membership: &Membership| matches!(membership, Membership::One(_));
+        if let Some(namespace) = self.namespaces.get(name) {
+            let membership = self.registry.for_namespace(&namespace);
+            if is_member(&membership) {
+                return Ok((namespace, membership));
+            }
+        }
+        let namespace = Api::<Namespace>::all(self.client.clone()).get(name).await?;
+        let mut membership = self.registry.for_namespace(&namespace);
+        // No Mesh has an exempt one.
+        if !is_member(&membership) && !self.registry.exempt().contains(name) {
+            let now = self.registry.for_namespace_now(&self.client, &namespace).await;
+            membership = now.map_err(LookupError::Meshes)?;
+        }
+        Ok((Arc::new(namespace), membership))
+    }
+}
+
+/// Finds pods.
+#[derive(Clone)]
+pub struct PodLookup {
+    client: Client,
+    pods: Cache<Pod>,
+}
+
+impl PodLookup {
+    /// In this cache, otherwise with `client`.
+    #[must_use]
+    pub fn new(client: Client, pods: Cache<Pod>) -> Self {
+        Self { client, pods }
+    }
+
+    /// The pod of that name and UID; `None`: there is none.
+    ///
+    /// # Errors
+    /// When it had to be read and could not.
+    pub async fn get(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<Arc<Pod>>, kube::Error> {
+        let is_it = |pod: &Pod| pod.metadata.uid.as_deref() == Some(uid);
+        if let Some(pod) = self.pods.store().get(&ObjectRef::new(name).within(namespace)).filter(|p| is_it(p)) {
+            return Ok(Some(pod));
+        }
+        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        Ok(pod.filter(is_it).map(Arc::new))
+    }
 }

@@ -1,6 +1,6 @@
 //! Every Mesh, and which namespace belongs to which: the same answer on every replica and for every part of the operator.
 
-mod live;
+mod coalesced_list;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,7 +17,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use self::live::Live;
+use self::coalesced_list::CoalescedList;
 use crate::cluster::{cache::Cache, mesh::in_force::selector_in_force};
 
 /// Which Mesh a namespace belongs to.
@@ -41,11 +41,11 @@ impl Membership {
 
 /// Why a Mesh does not have a namespace that its selector matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lost {
+pub enum NamespaceConflict {
     /// The namespace's label names this other Mesh.
-    ToLabel(String),
+    LabelNames(String),
     /// The selector of this older Mesh matches too.
-    ToOlder(String),
+    OlderMesh(String),
 }
 
 /// Every Mesh, kept fresh by a watch.
@@ -53,14 +53,14 @@ pub enum Lost {
 pub struct Registry {
     meshes: Cache<Mesh>,
     exempt: Arc<BTreeSet<String>>,
-    live: Arc<Live>,
+    listed: Arc<CoalescedList>,
 }
 
 impl Registry {
     /// `namespace`: the operator's own, which never joins.
     #[must_use]
     pub fn new(meshes: Cache<Mesh>, namespace: &str) -> Self {
-        Self { meshes, exempt: Arc::new(exempt(namespace)), live: Arc::default() }
+        Self { meshes, exempt: Arc::new(exempt(namespace)), listed: Arc::default() }
     }
 
     /// The Mesh of that name.
@@ -79,14 +79,14 @@ impl Registry {
 
     /// Every Mesh with what it selects, to judge many namespaces by.
     #[must_use]
-    pub fn roster(&self) -> Roster {
-        Roster::new(&self.all(), &self.exempt)
+    pub fn selectors(&self) -> MeshSelectors {
+        MeshSelectors::new(&self.all(), &self.exempt)
     }
 
     /// Which Mesh the namespace belongs to.
     #[must_use]
     pub fn for_namespace(&self, namespace: &Namespace) -> Membership {
-        self.roster().membership(&namespace.metadata)
+        self.selectors().membership(&namespace.metadata)
     }
 
     /// As [`Registry::for_namespace`], by the Meshes that there are now: the watch may be behind.
@@ -102,8 +102,8 @@ impl Registry {
             let meshes = Api::<Mesh>::all(client.clone());
             meshes.list(&ListParams::default()).await.map(|list| list.items)
         };
-        let meshes = self.live.get(list).await?;
-        Ok(Roster::new(&meshes, &self.exempt).membership(&namespace.metadata))
+        let meshes = self.listed.get(list).await?;
+        Ok(MeshSelectors::new(&meshes, &self.exempt).membership(&namespace.metadata))
     }
 
     /// Namespaces that never join.
@@ -138,12 +138,12 @@ pub fn exempt(operator_namespace: &str) -> BTreeSet<String> {
 
 /// Every Mesh with what it selects, the oldest first.
 #[derive(Clone)]
-pub struct Roster {
+pub struct MeshSelectors {
     meshes: Vec<(Arc<Mesh>, Option<Selector>)>,
     exempt: Arc<BTreeSet<String>>,
 }
 
-impl Roster {
+impl MeshSelectors {
     /// Of these Meshes; namespaces in `exempt` never join.
     #[must_use]
     pub fn new(meshes: &[Arc<Mesh>], exempt: &Arc<BTreeSet<String>>) -> Self {
@@ -170,12 +170,12 @@ impl Roster {
 
     /// Why `mesh` does not have the namespace although its selector matches; `None`: it has it, or does not want it.
     #[must_use]
-    pub fn lost(&self, mesh: &str, namespace: &ObjectMeta) -> Option<Lost> {
+    pub fn conflict(&self, mesh: &str, namespace: &ObjectMeta) -> Option<NamespaceConflict> {
         let wants = !self.is_exempt(namespace) && self.selecting(namespace).any(|m| m.name_any() == mesh);
         match self.membership(namespace) {
             Membership::One(winner) if wants && winner.name_any() != mesh => Some(match label(namespace) {
-                Some(_) => Lost::ToLabel(winner.name_any()),
-                None => Lost::ToOlder(winner.name_any()),
+                Some(_) => NamespaceConflict::LabelNames(winner.name_any()),
+                None => NamespaceConflict::OlderMesh(winner.name_any()),
             }),
             _ => None,
         }

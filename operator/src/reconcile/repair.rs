@@ -74,8 +74,8 @@ pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
     tokio::join!(ctx.pods.synced(), ctx.namespaces.synced(), ctx.registry.synced());
     let mut told = HashSet::new();
     loop {
-        let roster = ctx.registry.roster();
-        let missing = missing_sidecars(&ctx.pods.all(), &ctx.namespaces.all(), |n| roster.membership(&n.metadata));
+        let selectors = ctx.registry.selectors();
+        let missing = missing_sidecars(&ctx.pods.all(), &ctx.namespaces.all(), |n| selectors.membership(&n.metadata));
         tell(&ctx, &missing, &mut told).await;
         tokio::select! {
             () = ctx.shutdown.requested() => return Ok(()),

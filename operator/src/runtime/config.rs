@@ -56,15 +56,15 @@ impl Config {
         format!("{mesh}.mesh.bowline.internal")
     }
 
-    /// SPIFFE ID of the control plane in a trust domain.
-    #[must_use]
-    pub fn control_identity(&self, trust_domain: &str) -> String {
-        format!("spiffe://{trust_domain}/ns/{}/sa/{OPERATOR_NAME}", self.namespace)
-    }
-
     /// DNS name of the webhook's Service.
     #[must_use]
     pub fn webhook_host(&self) -> String {
         format!("{WEBHOOK_SERVICE}.{}.svc", self.namespace)
     }
+}
+
+/// SPIFFE ID in a trust domain of the control plane in this namespace.
+#[must_use]
+pub fn control_identity(namespace: &str, trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{OPERATOR_NAME}")
 }

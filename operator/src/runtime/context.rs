@@ -11,7 +11,7 @@ use crate::{
     cluster::{cache::Cache, membership::Registry},
     reconcile::webhook::{serving::Serving, standing::Standing},
     runtime::{config::Config, readiness::Readiness, shutdown::Shutdown},
-    serving::control::{Evidence, Tls},
+    serving::{reports::Reports, tls::MeshTls},
     telemetry::Metrics,
 };
 
@@ -30,9 +30,9 @@ pub struct Ctx {
     /// CA state of every Mesh.
     pub authorities: Authorities,
     /// What the proxies on this replica's streams said that they live with.
-    pub evidence: Evidence,
+    pub evidence: Reports,
     /// What the identity and control server proves and verifies with.
-    pub tls: Tls,
+    pub tls: MeshTls,
     /// What the webhook's reconciler came to last, on the replica that leads.
     pub webhook: watch::Sender<Standing>,
     /// Addresses of the Service before the identity and control server; `None` until Services were listed.

@@ -1,8 +1,8 @@
-//! TCP accept → TLS handshake → handler: bounded in number ([`slots`]) and time. Used by the webhook and by the control server.
+//! TCP accept → TLS handshake → handler: bounded in number ([`connections`]) and time. Used by the webhook and by the control server.
 
-mod slots;
+mod connections;
 
-pub use slots::{Bounds, InUse, Slot};
+pub use connections::{ConnectionLimits, ConnectionPermit, InUse};
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use self::slots::Slots;
+use self::connections::Connections;
 use crate::runtime::shutdown::Shutdown;
 
 /// How long a handshake may take.
@@ -60,9 +60,9 @@ pub async fn open(port: u16) -> Result<TcpListener, ListenError> {
 /// A TLS server.
 pub struct Server {
     /// How many connections there may be.
-    pub bounds: Bounds,
+    pub limits: ConnectionLimits,
     /// Connections that were refused, failed or ended because of a bound, by reason: `too-many`, `too-many-of-address`, `made-room` (an
-    /// idle one, for another), `unused`, `unknown-name`, `handshake`.
+    /// idle one was evicted for another), `unused`, `unknown-name`, `handshake`.
     pub refused: Family<ReasonLabel, Counter>,
     /// Asks it to end.
     pub shutdown: Shutdown,
@@ -74,11 +74,11 @@ impl Server {
     pub async fn run<C, H, F>(self, listener: TcpListener, choose: C, handle: H)
     where
         C: Fn(Option<&str>) -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
-        H: Fn(TlsStream<TcpStream>, SocketAddr, Slot) -> F + Send + Sync + 'static,
+        H: Fn(TlsStream<TcpStream>, SocketAddr, ConnectionPermit) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send,
     {
         let shared = Arc::new((choose, handle));
-        let slots = Slots::new(self.bounds);
+        let connections = Connections::new(self.limits);
         let mut open = JoinSet::new();
         let over = self.shutdown.over();
         let mut over = std::pin::pin!(over);
@@ -96,27 +96,27 @@ impl Server {
                     continue;
                 }
             };
-            let slot = match slots.take(peer.ip().to_canonical()) {
-                Ok((slot, ended)) => {
-                    self.count("made-room", ended);
-                    slot
+            let permit = match connections.take(peer.ip().to_canonical()) {
+                Ok((permit, evicted)) => {
+                    self.count("made-room", evicted);
+                    permit
                 }
-                Err(full) => {
-                    self.count(full.reason(), 1);
+                Err(limit) => {
+                    self.count(limit.reason(), 1);
                     continue;
                 }
             };
-            let (shared, refused, place) = (Arc::clone(&shared), self.refused.clone(), slot.clone());
+            let (shared, refused, held) = (Arc::clone(&shared), self.refused.clone(), permit.clone());
             let task = open.spawn(async move {
                 match handshake(tcp, &shared.0).await {
-                    Ok(tls) => (shared.1)(tls, peer, place).await,
+                    Ok(tls) => (shared.1)(tls, peer, held).await,
                     Err(reason) => {
                         tracing::debug!(%peer, reason, "a connection was refused");
                         refused.get_or_create(&ReasonLabel { reason }).inc();
                     }
                 }
             });
-            slot.belongs_to(task);
+            permit.belongs_to(task);
         }
         let ended = tokio::time::timeout(END_DEADLINE, async { while open.join_next().await.is_some() {} }).await;
         if ended.is_err() {

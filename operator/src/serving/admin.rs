@@ -1,48 +1,51 @@
 //! `/metrics`, `/livez` and `/readyz`, in plain HTTP.
 
-use std::{
-    net::{Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
-
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
-use crate::runtime::{
-    context::Ctx,
-    readiness::Readiness,
-    shutdown::{Shutdown, TaskResult},
+use crate::{
+    runtime::{
+        listener,
+        readiness::Readiness,
+        shutdown::{Shutdown, TaskResult},
+    },
+    telemetry::Metrics,
 };
 
-/// Serves until everything else ends: that this replica is not Ready any more is to be heard from it.
-///
-/// # Errors
-/// When the port cannot be opened.
-pub async fn serve(ctx: Arc<Ctx>) -> TaskResult {
-    let listener = listen(ctx.config.admin_port).await?;
-    let shutdown = ctx.shutdown.clone();
-    axum::serve(listener, router(ctx)).with_graceful_shutdown(async move { shutdown.over().await }).await?;
-    Ok(())
+/// What the admin port shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// Of every part of the process.
+    pub metrics: Metrics,
+    /// What must be up before it is Ready.
+    pub readiness: Readiness,
+    /// After it was asked to end it is not Ready any more.
+    pub shutdown: Shutdown,
 }
 
-/// A listener on every address; IPv4 only where the node has no IPv6.
-async fn listen(port: u16) -> std::io::Result<tokio::net::TcpListener> {
-    match tokio::net::TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => tokio::net::TcpListener::bind(("0.0.0.0", port)).await,
+impl Admin {
+    /// Serves until everything else ends: that this replica is not Ready any more is to be heard from it.
+    ///
+    /// # Errors
+    /// When the port cannot be opened.
+    pub async fn serve(self, port: u16) -> TaskResult {
+        let listener = listener::open(port).await?;
+        let shutdown = self.shutdown.clone();
+        axum::serve(listener, self.router()).with_graceful_shutdown(async move { shutdown.over().await }).await?;
+        Ok(())
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/metrics", get(|State(admin): State<Self>| async move { exposition(&admin.metrics) }))
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(|State(admin): State<Self>| async move { readyz(&admin.readiness, &admin.shutdown) }))
+            .with_state(self)
     }
 }
 
-fn router(ctx: Arc<Ctx>) -> Router {
-    Router::new()
-        .route("/metrics", get(|State(ctx): State<Arc<Ctx>>| async move { metrics(&ctx) }))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(|State(ctx): State<Arc<Ctx>>| async move { readyz(&ctx.readiness, &ctx.shutdown) }))
-        .with_state(ctx)
-}
-
-fn metrics(ctx: &Ctx) -> (StatusCode, [(&'static str, &'static str); 1], String) {
+fn exposition(metrics: &Metrics) -> (StatusCode, [(&'static str, &'static str); 1], String) {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match ctx.metrics.encode() {
+    match metrics.encode() {
         Ok(text) => (StatusCode::OK, [("content-type", OPEN_METRICS)], text),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], e.to_string()),
     }

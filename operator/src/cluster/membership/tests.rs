@@ -22,12 +22,12 @@ fn namespace(name: &str, labels: &[(&str, &str)]) -> ObjectMeta {
     ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }
 }
 
-fn roster(meshes: &[Arc<Mesh>]) -> Roster {
-    Roster::new(meshes, &Arc::new(exempt("bowline-system")))
+fn selectors(meshes: &[Arc<Mesh>]) -> MeshSelectors {
+    MeshSelectors::new(meshes, &Arc::new(exempt("bowline-system")))
 }
 
 fn judged(meshes: &[Arc<Mesh>], namespace: &ObjectMeta) -> String {
-    match roster(meshes).membership(namespace) {
+    match selectors(meshes).membership(namespace) {
         Membership::None => "none".into(),
         Membership::One(m) => m.name_any(),
         Membership::Unknown(name) => format!("unknown {name}"),
@@ -66,16 +66,16 @@ fn the_label_decides_and_then_the_oldest_selector() {
 fn the_loser_alone_learns_that_it_lost_and_to_whom() {
     let meshes =
         [mesh("b", Some(selecting("red")), 2022), mesh("c", Some(selecting("red")), 2021), mesh("a", None, 2020)];
-    let roster = roster(&meshes);
+    let selectors = selectors(&meshes);
     let red = namespace("shop", &[("team", "red")]);
-    assert_eq!(roster.lost("b", &red), Some(Lost::ToOlder("c".into())));
-    assert_eq!(roster.lost("c", &red), None);
-    assert_eq!(roster.lost("a", &red), None);
+    assert_eq!(selectors.conflict("b", &red), Some(NamespaceConflict::OlderMesh("c".into())));
+    assert_eq!(selectors.conflict("c", &red), None);
+    assert_eq!(selectors.conflict("a", &red), None);
     let labelled = namespace("shop", &[("team", "red"), (MESH_LABEL, "a")]);
-    assert_eq!(roster.lost("c", &labelled), Some(Lost::ToLabel("a".into())));
-    assert_eq!(roster.lost("a", &labelled), None);
-    assert_eq!(roster.lost("c", &namespace("kube-system", &[("team", "red")])), None);
-    assert_eq!(roster.lost("c", &namespace("shop", &[("team", "red"), (MESH_LABEL, "x")])), None);
+    assert_eq!(selectors.conflict("c", &labelled), Some(NamespaceConflict::LabelNames("a".into())));
+    assert_eq!(selectors.conflict("a", &labelled), None);
+    assert_eq!(selectors.conflict("c", &namespace("kube-system", &[("team", "red")])), None);
+    assert_eq!(selectors.conflict("c", &namespace("shop", &[("team", "red"), (MESH_LABEL, "x")])), None);
 }
 
 #[test]

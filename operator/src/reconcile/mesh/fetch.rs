@@ -10,7 +10,7 @@ use super::{
     build::config_map,
     pods::{self, Counts},
 };
-use crate::cluster::membership::{Lost, Registry};
+use crate::cluster::membership::{NamespaceConflict, Registry};
 
 /// What is there.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct Observed {
     /// Namespaces that belong to it, ascending, without those that are being deleted.
     pub members: Vec<String>,
     /// Namespaces that its selector matches and that another Mesh has.
-    pub lost: BTreeMap<String, Lost>,
+    pub lost: BTreeMap<String, NamespaceConflict>,
     /// Namespaces that are being deleted.
     pub terminating: Vec<String>,
     /// Its pods.
@@ -47,14 +47,14 @@ pub fn fetch(
         pods: Counts::default(),
         config_maps: BTreeMap::new(),
     };
-    let roster = registry.roster();
+    let selectors = registry.selectors();
     for namespace in namespaces {
         if namespace.metadata.deletion_timestamp.is_some() {
             observed.terminating.push(namespace.name_any());
         }
-        if roster.membership(&namespace.metadata).is(&name) {
+        if selectors.membership(&namespace.metadata).is(&name) {
             observed.members.push(namespace.name_any());
-        } else if let Some(lost) = roster.lost(&name, &namespace.metadata) {
+        } else if let Some(lost) = selectors.conflict(&name, &namespace.metadata) {
             observed.lost.insert(namespace.name_any(), lost);
         }
     }

@@ -47,9 +47,9 @@ struct Unknown {
 
 /// Namespaces that name a Mesh that does not exist.
 fn unknown(ctx: &Ctx) -> BTreeMap<String, Unknown> {
-    let (all, roster) = (ctx.namespaces.all(), ctx.registry.roster());
+    let (all, selectors) = (ctx.namespaces.all(), ctx.registry.selectors());
     let asked = configuration::wanted(ctx, "").is_some();
-    let judged = all.iter().map(|n| (n.name_any(), roster.membership(&n.metadata)));
+    let judged = all.iter().map(|n| (n.name_any(), selectors.membership(&n.metadata)));
     let unknown = judged.filter_map(|(name, m)| match m {
         Membership::Unknown(mesh) => Some((name, Unknown { mesh, asked })),
         _ => None,

@@ -47,17 +47,17 @@ impl Compiled {
 /// When the proxy's own code refuses it.
 pub fn compile(index: &Index, mesh: &str, subject: &Subject) -> Result<Option<Compiled>, ApplyError> {
     let Some(view) = index.mesh(mesh) else { return Ok(None) };
-    let seen = Seen { index, mesh, view };
+    let compiler = Compiler { index, mesh, view };
     let compiled = match subject {
-        Subject::Address(ip) => match seen.address(*ip) {
+        Subject::Address(ip) => match compiler.address(*ip) {
             Some((address, implies)) => Compiled { implies, ..encode(ResourceType::Address, &address)? },
             None => Compiled::absent(),
         },
-        Subject::Service(name) => match seen.service(name) {
+        Subject::Service(name) => match compiler.service(name) {
             Some(service) => encode(ResourceType::Service, &service)?,
             None => Compiled::absent(),
         },
-        Subject::Inbound(pod) => encode(ResourceType::InboundPolicy, &seen.inbound(pod))?,
+        Subject::Inbound(pod) => encode(ResourceType::InboundPolicy, &compiler.inbound(pod))?,
     };
     Ok(Some(compiled))
 }
@@ -84,14 +84,14 @@ fn version(body: &[u8]) -> u64 {
     u64::from_le_bytes(first).max(1)
 }
 
-/// The index from one Mesh's point of view.
-struct Seen<'a> {
+/// Compiles from one Mesh's point of view.
+struct Compiler<'a> {
     index: &'a Index,
     mesh: &'a str,
     view: &'a MeshView,
 }
 
-impl Seen<'_> {
+impl Compiler<'_> {
     fn address(&self, ip: IpAddr) -> Option<(Address, Option<NamespacedName>)> {
         if let Some(name) = self.index.service_at(ip) {
             let service = ServiceRef { namespace: name.namespace.clone(), name: name.name.clone() };
@@ -168,11 +168,11 @@ impl Seen<'_> {
                     continue;
                 }
                 let Some(spiffe_id) = self.endpoint_identity(&name.namespace, endpoint) else { continue };
-                let compiled = told(endpoint, spiffe_id, service.local);
+                let message = endpoint_message(endpoint, spiffe_id, service.local);
                 match group.entry(endpoint.ip) {
-                    Entry::Vacant(place) => drop(place.insert(compiled)),
+                    Entry::Vacant(vacant) => drop(vacant.insert(message)),
                     // An endpoint that moves between slices is in both for a moment; ready wins.
-                    Entry::Occupied(mut known) if known.get().draining => drop(known.insert(compiled)),
+                    Entry::Occupied(mut known) if known.get().draining => drop(known.insert(message)),
                     Entry::Occupied(_) => {}
                 }
             }
@@ -196,7 +196,7 @@ impl Seen<'_> {
     }
 }
 
-fn told(endpoint: &EndpointView, spiffe_id: String, local: bool) -> Endpoint {
+fn endpoint_message(endpoint: &EndpointView, spiffe_id: String, local: bool) -> Endpoint {
     // Nobody else asks, and a table is large enough.
     let node_matters = local || !endpoint.for_zones.is_empty();
     Endpoint {

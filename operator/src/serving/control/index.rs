@@ -1,4 +1,4 @@
-//! Who is where, and what a change touches. Pure: views in, names of touched resources out.
+//! Which pod or Service is behind an address, and which resources a change touches. Pure: views in, names of touched resources out.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,7 +24,7 @@ pub enum Subject {
 /// Subjects that a change touches.
 pub type Touched = BTreeSet<Subject>;
 
-/// Everything that proxies are told of, except trust bundles.
+/// Everything that resources are compiled from, except trust bundles.
 #[derive(Debug, Default, Clone)]
 pub struct Index {
     meshes: BTreeMap<String, MeshView>,

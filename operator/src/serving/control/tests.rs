@@ -11,14 +11,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 mod hints;
-mod hub;
 mod owners;
+mod subscriptions;
 
 use super::{
     compile::{Compiled, compile},
     index::{Index, Subject, Touched},
-    measure::Measures,
-    subscribers::{Hub, Key, MAX_SUBSCRIPTIONS, Subscription, TooMany},
+    key::Key,
+    metrics::ControlMetrics,
+    subscriptions::{
+        Subscription, Subscriptions,
+        limits::{MAX_SUBSCRIPTIONS, TooManySubscriptions},
+    },
     view::{EndpointView, MeshView, PodView, PortView, ServiceView, SliceView, Target},
 };
 use crate::cluster::namespaced_name::NamespacedName;
@@ -342,7 +346,7 @@ proptest! {
         index.set_mesh("default", Some(mesh(true)));
         index.set_mesh("other", Some(mesh(true)));
         for step in steps {
-            // What a Mesh's own proxies see is looked at as a whole when it changes: Hub::set_mesh.
+            // What a Mesh's own proxies see is looked at as a whole when it changes: Subscriptions::set_mesh.
             if matches!(step, Step::Mesh(..)) {
                 continue;
             }

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::protocol;
+use super::app_protocol;
 use crate::cluster::{mesh::in_force::mode_in_force, namespaced_name::NamespacedName, pod::injected_mesh, workload};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
@@ -156,7 +156,7 @@ impl ServiceView {
                     Some(IntOrString::Int(target)) if *target != 0 => Target::Number(port(*target)?),
                     _ => Target::Number(number),
                 };
-                let protocol = protocol::declared(p.app_protocol.as_deref(), &name);
+                let protocol = app_protocol::declared(p.app_protocol.as_deref(), &name);
                 Some(PortView { port: number, name, protocol, target })
             })
             .collect();

@@ -7,12 +7,12 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenRe
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::Semaphore;
 
-use super::Refused;
+use super::refused::Refused;
 use crate::cluster::namespaced_name::NamespacedName;
 
 /// Most TokenReviews at a time: the API server is asked once for every leaf, and a whole cluster may start at once.
 const MAX_REVIEWS: usize = 32;
-/// How long a caller waits for its turn, and then for the answer.
+/// How long a caller waits until it may ask, and then for the answer.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// Largest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
@@ -34,16 +34,16 @@ pub struct Caller {
 }
 
 /// Asks the API server about tokens.
-pub struct Reviews {
+pub struct TokenReviews {
     api: Api<TokenReview>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Reviews {
+impl TokenReviews {
     /// Asks with `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { api: Api::all(client), turns: Arc::new(Semaphore::new(MAX_REVIEWS)) }
+        Self { api: Api::all(client), permits: Arc::new(Semaphore::new(MAX_REVIEWS)) }
     }
 
     /// Whose token it is.
@@ -59,8 +59,8 @@ impl Reviews {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Refused::Request(format!("the token has more than {MAX_TOKEN_BYTES} bytes")));
         }
-        let turn = tokio::time::timeout(DEADLINE, self.turns.acquire()).await;
-        let _turn = turn.map_err(|_| Refused::Limited("too many signing requests: try again in a few seconds"))?;
+        let permit = tokio::time::timeout(DEADLINE, self.permits.acquire()).await;
+        let _permit = permit.map_err(|_| Refused::Limited("too many signing requests: try again in a few seconds"))?;
         let review = TokenReview {
             spec: TokenReviewSpec { audiences: Some(vec![TOKEN_AUDIENCE.into()]), token: Some(token.into()) },
             ..TokenReview::default()

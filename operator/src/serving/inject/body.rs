@@ -1,5 +1,5 @@
 //! Bodies of reviews in memory: so many bytes at once, whoever sends them. Where there would be more, the body that has been read for
-//! longest is given up: an API server sends a review within milliseconds, so it is not the API server's. One that is complete stays,
+//! longest is evicted: an API server sends a review within milliseconds, so it is not the API server's. One that is complete stays,
 //! because its memory does: what does not fit beside such is not read.
 
 use std::{
@@ -21,13 +21,13 @@ pub(super) enum BodyError {
         /// In bytes.
         limit: usize,
     },
-    /// It had to make room.
+    /// It was evicted for another.
     #[error("the reviews being read hold more than {limit} bytes in all, and this one is the oldest: try again")]
-    GivenUp {
+    Evicted {
         /// In bytes.
         limit: usize,
     },
-    /// Nobody can make room for it.
+    /// None can be evicted for it.
     #[error("the reviews being decided leave no room for this one below {limit} bytes in all: try again")]
     Full {
         /// In bytes.
@@ -40,7 +40,7 @@ pub(super) enum BodyError {
 
 /// How many bytes all bodies may hold; clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(super) struct BodyLimits {
     /// Bytes of one body.
     one: usize,
     /// Bytes of all.
@@ -62,27 +62,27 @@ struct Table {
 #[derive(Debug)]
 struct Held {
     bytes: usize,
-    /// Dropped to give it up; `None`: it is complete.
+    /// Dropped to evict it; `None`: it is complete.
     keep: Option<oneshot::Sender<()>>,
 }
 
-/// Room that a body takes, until this is dropped.
+/// Permits a body to be in memory, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
-    budget: Budget,
+pub(super) struct BodyPermit {
+    limits: BodyLimits,
     id: u64,
-    given_up: oneshot::Receiver<()>,
+    evicted: oneshot::Receiver<()>,
 }
 
-impl Budget {
+impl BodyLimits {
     /// `one` is at most `all`; both in bytes.
     pub(super) fn new(one: usize, all: usize) -> Self {
         Self { one: one.min(all), all, table: Arc::default() }
     }
 
-    /// Reads a body to its end. The room is to be kept as long as anything made of the body is.
-    pub(super) async fn read(&self, mut body: Body) -> Result<(Bytes, Room), BodyError> {
-        let mut room = self.enter();
+    /// Reads a body to its end. The permit is to be kept as long as anything made of the body is.
+    pub(super) async fn read(&self, mut body: Body) -> Result<(Bytes, BodyPermit), BodyError> {
+        let mut permit = self.enter();
         let mut read = BytesMut::new();
         let hint = body.size_hint();
         if hint.lower() > self.one as u64 {
@@ -91,18 +91,18 @@ impl Budget {
         loop {
             let frame = tokio::select! {
                 biased;
-                _ = &mut room.given_up => return Err(BodyError::GivenUp { limit: self.all }),
+                _ = &mut permit.evicted => return Err(BodyError::Evicted { limit: self.all }),
                 frame = body.frame() => frame,
             };
             let Some(frame) = frame else {
-                self.complete(room.id)?;
-                return Ok((read.freeze(), room));
+                self.complete(permit.id)?;
+                return Ok((read.freeze(), permit));
             };
             let Ok(data) = frame?.into_data() else { continue };
             if read.len() + data.len() > self.one {
                 return Err(BodyError::TooLarge { limit: self.one });
             }
-            self.take(room.id, data.len())?;
+            self.take(permit.id, data.len())?;
             read.extend_from_slice(&data);
         }
     }
@@ -111,21 +111,21 @@ impl Budget {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self) -> Room {
+    fn enter(&self) -> BodyPermit {
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
-        let (keep, given_up) = oneshot::channel();
+        let (keep, evicted) = oneshot::channel();
         table.bodies.insert(id, Held { bytes: 0, keep: Some(keep) });
         drop(table);
-        Room { budget: self.clone(), id, given_up }
+        BodyPermit { limits: self.clone(), id, evicted }
     }
 
-    /// `bytes` more for a body; others that are being read make room, the oldest first.
+    /// `bytes` more for a body; others that are being read are evicted, the oldest first.
     fn take(&self, id: u64, bytes: usize) -> Result<(), BodyError> {
         let mut table = self.table();
-        // Given up a moment ago, and its reader has yet to notice.
-        let Some(held) = table.bodies.get(&id) else { return Err(BodyError::GivenUp { limit: self.all }) };
+        // Evicted a moment ago, and its reader has yet to notice.
+        let Some(held) = table.bodies.get(&id) else { return Err(BodyError::Evicted { limit: self.all }) };
         if table.complete + held.bytes + bytes > self.all {
             return Err(BodyError::Full { limit: self.all });
         }
@@ -142,10 +142,10 @@ impl Budget {
         Ok(())
     }
 
-    /// All of a body is read: it stays for as long as its room.
+    /// All of a body is read: it stays for as long as its permit.
     fn complete(&self, id: u64) -> Result<(), BodyError> {
         let table = &mut *self.table();
-        let held = table.bodies.get_mut(&id).ok_or(BodyError::GivenUp { limit: self.all })?;
+        let held = table.bodies.get_mut(&id).ok_or(BodyError::Evicted { limit: self.all })?;
         if held.keep.take().is_some() {
             table.complete += held.bytes;
         }
@@ -164,9 +164,9 @@ impl Table {
     }
 }
 
-impl Drop for Room {
+impl Drop for BodyPermit {
     fn drop(&mut self) {
-        self.budget.table().remove(self.id);
+        self.limits.table().remove(self.id);
     }
 }
 
@@ -184,79 +184,79 @@ mod tests {
     }
 
     /// Bytes and bodies.
-    fn held(budget: &Budget) -> (usize, usize) {
-        let table = budget.table();
+    fn held(limits: &BodyLimits) -> (usize, usize) {
+        let table = limits.table();
         (table.used, table.bodies.len())
     }
 
     #[tokio::test]
     async fn a_body_is_read_and_its_room_given_back() {
-        let budget = Budget::new(100, 300);
-        let (read, room) = budget.read(Body::from("text")).await.unwrap();
-        assert_eq!((&read[..], held(&budget)), (&b"text"[..], (4, 1)));
-        drop(room);
-        assert_eq!(held(&budget), (0, 0));
+        let limits = BodyLimits::new(100, 300);
+        let (read, permit) = limits.read(Body::from("text")).await.unwrap();
+        assert_eq!((&read[..], held(&limits)), (&b"text"[..], (4, 1)));
+        drop(permit);
+        assert_eq!(held(&limits), (0, 0));
     }
 
     #[tokio::test]
     async fn one_that_is_too_large_is_refused_whether_it_says_so_or_not() {
-        let budget = Budget::new(100, 300);
+        let limits = BodyLimits::new(100, 300);
         for body in [Body::from(vec![b' '; 101]), unfinished(101)] {
-            assert!(matches!(budget.read(body).await, Err(BodyError::TooLarge { limit: 100 })));
+            assert!(matches!(limits.read(body).await, Err(BodyError::TooLarge { limit: 100 })));
         }
-        assert_eq!(held(&budget), (0, 0));
+        assert_eq!(held(&limits), (0, 0));
     }
 
     #[tokio::test]
     async fn the_oldest_make_room() {
-        let budget = Budget::new(100, 300);
+        let limits = BodyLimits::new(100, 300);
         let begin = || {
-            let budget = budget.clone();
-            tokio::spawn(async move { budget.read(unfinished(100)).await.map(|(read, _)| read.len()) })
+            let limits = limits.clone();
+            tokio::spawn(async move { limits.read(unfinished(100)).await.map(|(read, _)| read.len()) })
         };
         let mut waiting = std::collections::VecDeque::new();
         for n in 1..=3 {
             waiting.push_back(begin());
-            while budget.table().used < n * 100 {
+            while limits.table().used < n * 100 {
                 tokio::task::yield_now().await;
             }
         }
         for _ in 0..3 {
             // A body that is empty holds nothing that could be had.
-            let _empty = budget.enter();
+            let _empty = limits.enter();
             waiting.push_back(begin());
             let oldest = waiting.pop_front().unwrap().await.unwrap();
-            assert!(matches!(oldest, Err(BodyError::GivenUp { limit: 300 })), "{oldest:?}");
-            let (read, _room) = budget.read(Body::from("text")).await.unwrap();
+            assert!(matches!(oldest, Err(BodyError::Evicted { limit: 300 })), "{oldest:?}");
+            let (read, _permit) = limits.read(Body::from("text")).await.unwrap();
             assert_eq!(read.len(), 4);
-            assert!(budget.table().used <= 300);
+            assert!(limits.table().used <= 300);
         }
     }
 
     #[tokio::test]
     async fn what_is_being_decided_makes_no_room() {
-        let budget = Budget::new(100, 300);
+        let limits = BodyLimits::new(100, 300);
         let mut decided = Vec::new();
         for _ in 0..2 {
-            decided.push(budget.read(Body::from(vec![b' '; 100])).await.unwrap());
+            decided.push(limits.read(Body::from(vec![b' '; 100])).await.unwrap());
         }
         let reading = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.read(unfinished(50)).await.map(|_| ()) }
+            let limits = limits.clone();
+            async move { limits.read(unfinished(50)).await.map(|_| ()) }
         });
-        while budget.table().used < 250 {
+        while limits.table().used < 250 {
             tokio::task::yield_now().await;
         }
-        // The one that is being read makes room, the two others do not.
-        decided.push(budget.read(Body::from(vec![b' '; 100])).await.unwrap());
-        let given_up = tokio::time::timeout(std::time::Duration::from_secs(30), reading).await;
-        assert!(matches!(given_up, Ok(Ok(Err(BodyError::GivenUp { limit: 300 })))), "{given_up:?}");
-        assert!(matches!(budget.read(Body::from("text")).await, Err(BodyError::Full { limit: 300 })));
-        assert_eq!(held(&budget), (300, 3));
+        // The one that is being read is evicted, the two others are not.
+        decided.push(limits.read(Body::from(vec![b' '; 100])).await.unwrap());
+        let evicted = tokio::time::timeout(std::time::Duration::from_secs(30), reading).await;
+        assert!(matches!(evicted, Ok(Ok(Err(BodyError::Evicted { limit: 300 })))), "{evicted:?}");
+        assert!(matches!(limits.read(Body::from("text")).await, Err(BodyError::Full { limit: 300 })));
+        assert_eq!(held(&limits), (300, 3));
         decided.pop();
-        assert!(budget.read(Body::from("text")).await.is_ok());
+        assert!(limits.read(Body::from("text")).await.is_ok());
         drop(decided);
-        assert_eq!((held(&budget), budget.table().complete), ((0, 0), 0));
+        assert_eq!((held(&limits), limits.table().complete), ((0, 0), 0));
     }
 
     /// What happens to one of six bodies.
@@ -267,16 +267,16 @@ mod tests {
         Ends,
     }
 
-    /// A body's room, the bytes in it, and whether they are all.
-    type Kept = Option<(Room, usize, bool)>;
+    /// A body's permit, the bytes in it, and whether they are all.
+    type Kept = Option<(BodyPermit, usize, bool)>;
 
-    /// Bytes in memory. What was given up while it was being read is freed by its reader, who is told at once.
-    fn in_memory(rooms: &mut [Kept]) -> usize {
-        rooms
+    /// Bytes in memory. What was evicted while it was being read is freed by its reader, who is told at once.
+    fn in_memory(permits: &mut [Kept]) -> usize {
+        permits
             .iter_mut()
             .flatten()
-            .map(|(room, bytes, complete)| {
-                let freed = !*complete && room.given_up.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+            .map(|(permit, bytes, complete)| {
+                let freed = !*complete && permit.evicted.try_recv() == Err(oneshot::error::TryRecvError::Closed);
                 if freed { 0 } else { *bytes }
             })
             .sum()
@@ -294,32 +294,32 @@ mod tests {
     proptest! {
         #[test]
         fn never_more_than_all(steps in prop::collection::vec(any_step(), 1..200)) {
-            let budget = Budget::new(60, 200);
-            let mut rooms: Vec<Kept> = (0..6).map(|_| None).collect();
+            let limits = BodyLimits::new(60, 200);
+            let mut permits: Vec<Kept> = (0..6).map(|_| None).collect();
             for (which, step) in steps {
                 match step {
-                    Step::Ends => rooms[which] = None,
+                    Step::Ends => permits[which] = None,
                     Step::Completes => {
-                        if let Some((room, _, complete)) = &mut rooms[which] {
-                            *complete |= budget.complete(room.id).is_ok();
+                        if let Some((permit, _, complete)) = &mut permits[which] {
+                            *complete |= limits.complete(permit.id).is_ok();
                         }
                     }
                     Step::Reads(more) => {
-                        let (room, bytes, complete) = rooms[which].get_or_insert_with(|| (budget.enter(), 0, false));
-                        if !*complete && *bytes + more <= 60 && budget.take(room.id, more).is_ok() {
+                        let (permit, bytes, complete) = permits[which].get_or_insert_with(|| (limits.enter(), 0, false));
+                        if !*complete && *bytes + more <= 60 && limits.take(permit.id, more).is_ok() {
                             *bytes += more;
                         }
                     }
                 }
-                let in_memory = in_memory(&mut rooms);
-                let table = budget.table();
+                let in_memory = in_memory(&mut permits);
+                let table = limits.table();
                 prop_assert!(in_memory <= 200, "{} bytes are in memory", in_memory);
                 prop_assert_eq!(table.used, in_memory);
                 let complete = table.bodies.values().filter(|held| held.keep.is_none()).map(|held| held.bytes);
                 prop_assert_eq!(table.complete, complete.sum::<usize>());
             }
-            drop(rooms);
-            let table = budget.table();
+            drop(permits);
+            let table = limits.table();
             prop_assert_eq!((table.used, table.complete), (0, 0));
         }
     }

@@ -6,7 +6,11 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    decide::{Decision, Refusal, decide},
+    patch::patch,
+    *,
+};
 use crate::{cluster::membership::Membership, reconcile::repair};
 
 mod copied;

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::{
     ca::state::{CaState, fingerprint},
     cluster::mesh::validate::Valid,
-    runtime::config::{Config, OPERATOR_NAME},
+    runtime::config::{Config, OPERATOR_NAME, control_identity},
 };
 
 /// Annotation with a hash of the data as the operator wrote it: tells an edit from an update.
@@ -29,7 +29,7 @@ pub fn content(valid: &Valid, ca: &CaState, config: &Config, control_ips: &[IpAd
         control_address: config.control_address(),
         control_ips: control_ips.to_vec(),
         control_sni: Config::control_sni(&valid.name),
-        control_identity: config.control_identity(&valid.trust_domain),
+        control_identity: control_identity(&config.namespace, &valid.trust_domain),
         issuers_sha256: ca.ledger.active_issuer().map(|i| i.id.clone()).into_iter().collect(),
         renew_within_seconds: ca.ledger.renew_within,
         revoked_sha256: ca.ledger.revoked.iter().map(|r| r.id.clone()).collect(),

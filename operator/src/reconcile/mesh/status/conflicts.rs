@@ -7,13 +7,13 @@ use bowline_crds::names::MESH_LABEL;
 use kube::ResourceExt;
 
 use crate::{
-    cluster::membership::Lost,
+    cluster::membership::NamespaceConflict,
     reconcile::mesh::{fetch::Observed, pods::NAMED},
 };
 
 /// The namespaces that an older Mesh selects too: until somebody decides whose they are, the spec is not carried out.
 pub(super) fn with_older(observed: &Observed) -> Option<String> {
-    let older = observed.lost.values().any(|lost| matches!(lost, Lost::ToOlder(_)));
+    let older = observed.lost.values().any(|lost| matches!(lost, NamespaceConflict::OlderMesh(_)));
     older.then(|| told(observed))
 }
 
@@ -21,7 +21,7 @@ pub(super) fn with_older(observed: &Observed) -> Option<String> {
 pub(super) fn told(observed: &Observed) -> String {
     let mesh = observed.mesh.name_any();
     let (by_age, by_label): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        observed.lost.iter().partition(|(_, lost)| matches!(lost, Lost::ToOlder(_)));
+        observed.lost.iter().partition(|(_, lost)| matches!(lost, NamespaceConflict::OlderMesh(_)));
     let mut parts = Vec::new();
     if !by_age.is_empty() {
         parts.push(format!(
@@ -41,10 +41,12 @@ pub(super) fn told(observed: &Observed) -> String {
 }
 
 /// The first few, and how many more there are.
-fn named(lost: &BTreeMap<&String, &Lost>, how: &str) -> String {
-    let first = lost.iter().take(NAMED).map(|(namespace, Lost::ToLabel(mesh) | Lost::ToOlder(mesh))| {
-        format!("namespace {namespace} matches the selector, but {how} {mesh}")
-    });
+fn named(lost: &BTreeMap<&String, &NamespaceConflict>, how: &str) -> String {
+    let first = lost.iter().take(NAMED).map(
+        |(namespace, NamespaceConflict::LabelNames(mesh) | NamespaceConflict::OlderMesh(mesh))| {
+            format!("namespace {namespace} matches the selector, but {how} {mesh}")
+        },
+    );
     let first = first.collect::<Vec<_>>().join(", ");
     match lost.len().saturating_sub(NAMED) {
         0 => first,

@@ -2,14 +2,14 @@
 
 use tonic::Status;
 
-use super::TooMany;
+use super::super::subscriptions::limits::TooManySubscriptions;
 
 /// Why a stream ended.
 pub(super) enum Ended {
     Closed,
     Broken,
     Slow,
-    TooMany(TooMany),
+    TooMany(TooManySubscriptions),
     Replaced,
     Confused(&'static str),
     Old,
@@ -18,7 +18,7 @@ pub(super) enum Ended {
 
 impl Ended {
     /// Metric label, and what the proxy is told.
-    pub(super) fn into_status(self) -> (&'static str, Option<Status>) {
+    pub(in crate::serving::control) fn into_status(self) -> (&'static str, Option<Status>) {
         match self {
             Self::Closed => ("closed", None),
             Self::Broken => ("broken", None),
@@ -35,14 +35,14 @@ impl Ended {
 }
 
 /// Metric label.
-pub(super) fn reason(error: TooMany) -> &'static str {
+pub(in crate::serving::control) fn reason(error: TooManySubscriptions) -> &'static str {
     match error {
-        TooMany::OfOne => "too-many",
-        TooMany::OfAll => "made-room",
+        TooManySubscriptions::OfOne => "too-many",
+        TooManySubscriptions::OfAll => "made-room",
     }
 }
 
 /// What a proxy is told.
-pub(super) fn too_many(error: TooMany) -> Status {
+pub(in crate::serving::control) fn too_many(error: TooManySubscriptions) -> Status {
     Status::resource_exhausted(error.to_string())
 }

@@ -28,9 +28,9 @@ impl Bucket {
 
 /// Buckets by address.
 #[derive(Debug, Default)]
-pub struct Limits(Mutex<HashMap<IpAddr, Bucket>>);
+pub struct RateLimits(Mutex<HashMap<IpAddr, Bucket>>);
 
-impl Limits {
+impl RateLimits {
     /// Takes one request from the address's bucket; `false`: it is empty, or too many addresses are at it.
     pub fn allows(&self, ip: IpAddr, now: Instant) -> bool {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_what_others_need() {
-        let (limits, now) = (Limits::default(), Instant::now());
+        let (limits, now) = (RateLimits::default(), Instant::now());
         let (greedy, modest) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         assert_eq!((0..1000).filter(|_| limits.allows(greedy, now)).count(), 100);
         assert!(limits.allows(modest, now));
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_freed() {
-        let (limits, now) = (Limits::default(), Instant::now());
+        let (limits, now) = (RateLimits::default(), Instant::now());
         let ip = |n: u32| IpAddr::from(n.to_be_bytes());
         let most = u32::try_from(MAX_ADDRESSES).unwrap();
         assert!((0..most).all(|n| limits.allows(ip(n), now)));

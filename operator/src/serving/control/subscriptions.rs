@@ -1,8 +1,9 @@
-//! Who wants which resource. Every resource is compiled once per Mesh, when it is first wanted and whenever a change touches it, and
-//! shared by all who want it. A subscriber has a set of keys that changed, not a queue of changes: however slow it reads, it costs no
+//! Who subscribes to which resource. Every resource is compiled once per Mesh, when it is first subscribed to and whenever a change
+//! touches it, and shared by all who subscribe to it. A subscriber has a set of keys that changed, not a queue of changes: however slow it reads, it costs no
 //! more than what it subscribed to, and gets the latest.
 
-mod members;
+pub mod limits;
+mod subscribers;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,38 +13,23 @@ use std::{
 
 use bowline_proxy::contract::{proto::TrustBundle, resource::ApplyError};
 
-use self::members::{Inbox, Members};
-pub use super::key::{Key, type_name};
+use self::{
+    limits::{ALL_BYTES, MAX_SUBSCRIPTIONS, TooManySubscriptions},
+    subscribers::{PendingKeys, Subscribers},
+};
 use super::{
     compile::{self, Compiled},
     index::{Index, Subject, Touched},
-    measure::{Measures, TypeLabel},
+    key::{Key, type_name},
+    metrics::{ControlMetrics, TypeLabel},
     view::MeshView,
 };
 
-/// Most resources that one proxy may subscribe to.
-pub const MAX_SUBSCRIPTIONS: usize = 20_000;
-/// Bytes that all subscriptions together may take, about: a hundred each for 5,000 proxies, and half of what the operator may have.
-const ALL_BYTES: usize = 192 << 20;
-
-/// A proxy wants more than it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooMany {
-    /// By itself.
-    #[error("more than {MAX_SUBSCRIPTIONS} resources are subscribed: unsubscribe what is no longer used")]
-    OfOne,
-    /// Together with all others, of whom it wants the most.
-    #[error(
-        "all proxies together subscribe to more than this replica holds, and this one to the most: unsubscribe what is no longer used"
-    )]
-    OfAll,
-}
-
-/// One resource and who wants it.
+/// One resource and who subscribes to it.
 struct Entry {
     /// `None` as long as it could never be compiled, or nothing is known of the Mesh.
     current: Option<Compiled>,
-    wanted_by: HashSet<u64>,
+    subscribers: HashSet<u64>,
 }
 
 #[derive(Default)]
@@ -51,32 +37,32 @@ struct Inner {
     index: Index,
     bundles: HashMap<String, TrustBundle>,
     entries: HashMap<String, HashMap<Key, Entry>>,
-    members: Members,
+    subscribers: Subscribers,
     next: u64,
 }
 
 /// Index, compiled resources and subscribers; cheap to clone.
 #[derive(Clone)]
-pub struct Hub {
+pub struct Subscriptions {
     inner: Arc<Mutex<Inner>>,
-    measures: Measures,
+    metrics: ControlMetrics,
     all_bytes: usize,
 }
 
-impl Hub {
+impl Subscriptions {
     /// Knows nothing yet.
     #[must_use]
-    pub fn new(measures: Measures) -> Self {
-        Self { inner: Arc::default(), measures, all_bytes: ALL_BYTES }
+    pub fn new(metrics: ControlMetrics) -> Self {
+        Self { inner: Arc::default(), metrics, all_bytes: ALL_BYTES }
     }
 
-    /// As [`Hub::new`], with another bound on the bytes of all subscriptions.
+    /// As [`Subscriptions::new`], with another bound on the bytes of all subscriptions.
     #[cfg(test)]
-    pub(super) fn bounded(measures: Measures, all_bytes: usize) -> Self {
-        Self { all_bytes, ..Self::new(measures) }
+    pub(super) fn bounded(metrics: ControlMetrics, all_bytes: usize) -> Self {
+        Self { all_bytes, ..Self::new(metrics) }
     }
 
-    /// Changes the index, and tells subscribers of what that touches.
+    /// Changes the index, and marks what that touches for its subscribers.
     pub fn update(&self, change: impl FnOnce(&mut Index) -> Touched) {
         let now = Instant::now();
         let inner = &mut *self.lock();
@@ -112,21 +98,21 @@ impl Hub {
 
     /// A new subscriber.
     #[must_use]
-    pub fn join(&self, mesh: &str) -> Subscription {
+    pub fn subscribe(&self, mesh: &str) -> Subscription {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
-        let inbox = inner.members.join(id);
-        Subscription { id, mesh: mesh.to_owned(), inbox, wanted: HashSet::new(), hub: self.clone() }
+        let pending = inner.subscribers.add(id);
+        Subscription { id, mesh: mesh.to_owned(), pending, keys: HashSet::new(), all: self.clone() }
     }
 
-    /// How many resources are compiled and wanted, over all Meshes.
+    /// How many resources are compiled, over all Meshes: those that somebody subscribes to.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.lock().entries.values().map(HashMap::len).sum()
     }
 
-    /// Compiles a wanted resource anew and tells those who want it, if it is another one now.
+    /// Compiles a resource anew where somebody subscribes to it, and marks it for them if it is another one now.
     fn refresh(&self, inner: &mut Inner, mesh: &str, key: &Key, now: Instant) {
         let Some(entry) = inner.entries.get_mut(mesh).and_then(|entries| entries.get_mut(key)) else { return };
         let compiled = match compile_key(&inner.index, &inner.bundles, mesh, key) {
@@ -141,15 +127,15 @@ impl Hub {
             return;
         }
         entry.current = Some(compiled);
-        for inbox in entry.wanted_by.iter().filter_map(|id| inner.members.inbox(*id)) {
-            inbox.mark(key, now);
+        for pending in entry.subscribers.iter().filter_map(|id| inner.subscribers.pending(*id)) {
+            pending.mark(key, now);
         }
     }
 
     fn failed(&self, mesh: &str, key: &Key, error: &ApplyError) {
         let (r#type, key) = (type_name(key.kind()), key.text());
         tracing::error!(mesh, r#type, key, %error, "a resource is not shipped, the last good one stays: no proxy could load it");
-        self.measures.compile_failures.get_or_create(&TypeLabel { r#type }).inc();
+        self.metrics.compile_failures.get_or_create(&TypeLabel { r#type }).inc();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -169,13 +155,13 @@ fn compile_key(
     }
 }
 
-/// What one proxy wants; leaves when dropped.
+/// What one proxy subscribes to; ends when dropped.
 pub struct Subscription {
     id: u64,
     mesh: String,
-    inbox: Arc<Inbox>,
-    wanted: HashSet<Key>,
-    hub: Hub,
+    pending: Arc<PendingKeys>,
+    keys: HashSet<Key>,
+    all: Subscriptions,
 }
 
 /// A resource that changed.
@@ -196,72 +182,72 @@ impl Subscription {
         self.id
     }
 
-    /// Wants a resource, which counts as changed.
+    /// Subscribes to a resource, which counts as changed.
     ///
     /// # Errors
-    /// When too much is wanted.
-    pub fn add(&mut self, key: Key) -> Result<(), TooMany> {
+    /// When too much is subscribed to.
+    pub fn add(&mut self, key: Key) -> Result<(), TooManySubscriptions> {
         let now = Instant::now();
-        if !self.wanted.contains(&key) {
-            if self.wanted.len() >= MAX_SUBSCRIPTIONS {
-                return Err(TooMany::OfOne);
+        if !self.keys.contains(&key) {
+            if self.keys.len() >= MAX_SUBSCRIPTIONS {
+                return Err(TooManySubscriptions::OfOne);
             }
-            let inner = &mut *self.hub.lock();
-            inner.members.take(self.id, members::cost(&key), self.hub.all_bytes)?;
+            let inner = &mut *self.all.lock();
+            inner.subscribers.reserve(self.id, limits::cost(&key), self.all.all_bytes)?;
             let entries = inner.entries.entry(self.mesh.clone()).or_default();
             let (index, bundles, mesh) = (&inner.index, &inner.bundles, &self.mesh);
             let entry = entries.entry(key.clone()).or_insert_with(|| {
                 let compiled = compile_key(index, bundles, mesh, &key);
-                let current = compiled.inspect_err(|error| self.hub.failed(mesh, &key, error)).ok().flatten();
-                Entry { current, wanted_by: HashSet::new() }
+                let current = compiled.inspect_err(|error| self.all.failed(mesh, &key, error)).ok().flatten();
+                Entry { current, subscribers: HashSet::new() }
             });
-            entry.wanted_by.insert(self.id);
-            self.wanted.insert(key.clone());
+            entry.subscribers.insert(self.id);
+            self.keys.insert(key.clone());
         }
-        self.inbox.mark(&key, now);
+        self.pending.mark(&key, now);
         Ok(())
     }
 
-    /// No longer wants a resource.
+    /// Unsubscribes from a resource.
     pub fn remove(&mut self, key: &Key) {
-        if self.wanted.remove(key) {
-            let inner = &mut *self.hub.lock();
-            leave(inner, &self.mesh, key, self.id);
-            inner.members.give_back(self.id, members::cost(key));
-            self.inbox.dirty().remove(key);
+        if self.keys.remove(key) {
+            let inner = &mut *self.all.lock();
+            unsubscribe(inner, &self.mesh, key, self.id);
+            inner.subscribers.release(self.id, limits::cost(key));
+            self.pending.keys().remove(key);
         }
     }
 
-    /// Whether it was ended because others need the room.
+    /// Whether it was evicted because others need the memory.
     #[must_use]
-    pub fn made_room(&self) -> bool {
-        self.inbox.made_room()
+    pub fn is_evicted(&self) -> bool {
+        self.pending.is_evicted()
     }
 
     /// Ends when something changed.
     pub async fn changed(&self) {
-        self.inbox.woken().await;
+        self.pending.woken().await;
     }
 
     /// Takes changed resources, together about `max_bytes` large; what is left over is there at the next call. An address of a Service
     /// subscribes to that Service.
     ///
     /// # Errors
-    /// When too much is wanted.
-    pub fn take(&mut self, max_bytes: usize) -> Result<Vec<Changed>, TooMany> {
+    /// When too much is subscribed to.
+    pub fn take(&mut self, max_bytes: usize) -> Result<Vec<Changed>, TooManySubscriptions> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while bytes < max_bytes {
             let next = {
-                let mut dirty = self.inbox.dirty();
-                let key = dirty.keys().next().cloned();
-                key.and_then(|key| dirty.remove_entry(&key))
+                let mut keys = self.pending.keys();
+                let key = keys.keys().next().cloned();
+                key.and_then(|key| keys.remove_entry(&key))
             };
             let Some((key, since)) = next else { break };
             let Some(compiled) = self.current(&key) else { continue };
             if let Some(service) = &compiled.implies {
                 let service = Key::Subject(Subject::Service(service.clone()));
-                if !self.wanted.contains(&service) {
+                if !self.keys.contains(&service) {
                     self.add(service)?;
                 }
             }
@@ -274,30 +260,30 @@ impl Subscription {
     /// Whether something is left to be taken.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        !self.inbox.dirty().is_empty()
+        !self.pending.keys().is_empty()
     }
 
     fn current(&self, key: &Key) -> Option<Compiled> {
-        self.hub.lock().entries.get(&self.mesh)?.get(key)?.current.clone()
+        self.all.lock().entries.get(&self.mesh)?.get(key)?.current.clone()
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut inner = self.hub.lock();
-        inner.members.leave(self.id);
-        for key in &self.wanted {
-            leave(&mut inner, &self.mesh, key, self.id);
+        let mut inner = self.all.lock();
+        inner.subscribers.remove(self.id);
+        for key in &self.keys {
+            unsubscribe(&mut inner, &self.mesh, key, self.id);
         }
     }
 }
 
-/// What nobody wants is forgotten.
-fn leave(inner: &mut Inner, mesh: &str, key: &Key, id: u64) {
+/// What nobody subscribes to is forgotten.
+fn unsubscribe(inner: &mut Inner, mesh: &str, key: &Key, id: u64) {
     let Some(entries) = inner.entries.get_mut(mesh) else { return };
     if let Some(entry) = entries.get_mut(key) {
-        entry.wanted_by.remove(&id);
-        if entry.wanted_by.is_empty() {
+        entry.subscribers.remove(&id);
+        if entry.subscribers.is_empty() {
             entries.remove(key);
         }
     }

@@ -1,5 +1,5 @@
-//! One stream for each slot of a pod: the latest. A proxy that connects anew is let in at once, whether or not anybody has noticed that its
-//! last stream is dead, and no pod can have more than two.
+//! One session for each slot of a pod: that of the latest stream. A proxy that connects anew is let in at once, whether or not anybody has
+//! noticed that its last stream is dead, and no pod can have more than two.
 
 use std::{
     collections::HashMap,
@@ -8,11 +8,11 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::evidence::ProxyKey;
+use crate::serving::reports::ProxyKey;
 
-/// The latest stream of every proxy; clones share it. Bounded by the number of streams.
+/// The session of every proxy; clones share it. Bounded by the number of streams.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Latest(Arc<Mutex<Table>>);
+pub(super) struct Sessions(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -23,23 +23,23 @@ struct Table {
 
 /// Held by a stream for its life.
 #[derive(Debug)]
-pub(super) struct Turn {
-    latest: Latest,
+pub(super) struct Session {
+    sessions: Sessions,
     key: ProxyKey,
     id: u64,
     replaced: oneshot::Receiver<()>,
 }
 
-impl Latest {
-    /// The turn of a new stream; the last one of the same proxy has had its.
-    pub(super) fn take(&self, key: ProxyKey) -> Turn {
+impl Sessions {
+    /// The session of a new stream; that of the last stream of the same proxy ends.
+    pub(super) fn begin(&self, key: ProxyKey) -> Session {
         let (keep, replaced) = oneshot::channel();
         let mut table = self.table();
         table.next += 1;
         let id = table.next;
         table.streams.insert(key.clone(), (id, keep));
         drop(table);
-        Turn { latest: self.clone(), key, id, replaced }
+        Session { sessions: self.clone(), key, id, replaced }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -47,7 +47,7 @@ impl Latest {
     }
 }
 
-impl Turn {
+impl Session {
     /// Ends when another stream of the same proxy has begun.
     pub(super) async fn replaced(&mut self) {
         // Nothing is ever sent.
@@ -55,9 +55,9 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Session {
     fn drop(&mut self) {
-        let mut table = self.latest.table();
+        let mut table = self.sessions.table();
         if table.streams.get(&self.key).is_some_and(|(of, _)| *of == self.id) {
             table.streams.remove(&self.key);
         }
@@ -72,17 +72,17 @@ mod tests {
 
     #[test]
     fn the_latest_of_a_slot_has_it_alone() {
-        let latest = Latest::default();
+        let sessions = Sessions::default();
         let key = |slot: &str| ProxyKey { uid: "u".into(), slot: slot.into() };
-        let mut first = latest.take(key("a"));
-        let mut other = latest.take(key("b"));
+        let mut first = sessions.begin(key("a"));
+        let mut other = sessions.begin(key("b"));
         assert!(first.replaced().now_or_never().is_none());
-        let mut second = latest.take(key("a"));
+        let mut second = sessions.begin(key("a"));
         assert!(first.replaced().now_or_never().is_some());
         // Its end takes nothing from its successor.
         drop(first);
         assert!(second.replaced().now_or_never().is_none() && other.replaced().now_or_never().is_none());
         drop((second, other));
-        assert!(latest.table().streams.is_empty());
+        assert!(sessions.table().streams.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured of identity and control.
+//! What is measured of control streams, and of the connections that they come on.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -24,7 +24,7 @@ pub struct TypeLabel {
 
 /// Handles of all metrics; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Measures {
+pub struct ControlMetrics {
     /// Proxies on this replica's streams, by Mesh.
     pub connected: Family<MeshLabel, Gauge>,
     /// Resources that proxies refused.
@@ -37,13 +37,9 @@ pub struct Measures {
     pub streams_ended: Family<ReasonLabel, Counter>,
     /// Connections that failed before they could be used.
     pub refused: Family<ReasonLabel, Counter>,
-    /// Signing requests by outcome.
-    pub signs: Family<ReasonLabel, Counter>,
-    /// Absolute difference of a caller's clock and ours, in seconds.
-    pub skew_seconds: Histogram,
 }
 
-impl Default for Measures {
+impl Default for ControlMetrics {
     fn default() -> Self {
         Self {
             connected: Family::default(),
@@ -52,13 +48,11 @@ impl Default for Measures {
             push_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
             streams_ended: Family::default(),
             refused: Family::default(),
-            signs: Family::default(),
-            skew_seconds: Histogram::new(exponential_buckets(0.05, 3.0, 10)),
         }
     }
 }
 
-impl Measures {
+impl ControlMetrics {
     /// Adds them to the exposition.
     pub fn register(&self, metrics: &Metrics) {
         metrics.register(|r| {
@@ -84,17 +78,11 @@ impl Measures {
                 "Connections that failed before they could be used",
                 self.refused.clone(),
             );
-            r.register("bowline_identity_requests", "Signing requests by outcome", self.signs.clone());
-            r.register(
-                "bowline_identity_clock_skew_seconds",
-                "Absolute difference between callers' clocks and this one",
-                self.skew_seconds.clone(),
-            );
         });
     }
 
-    /// Counts one.
-    pub fn count(family: &Family<ReasonLabel, Counter>, reason: &'static str) {
-        family.get_or_create(&ReasonLabel { reason }).inc();
+    /// Counts the end of a stream.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.streams_ended.get_or_create(&ReasonLabel { reason }).inc();
     }
 }

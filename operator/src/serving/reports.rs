@@ -1,4 +1,5 @@
-//! What the proxies on this replica's streams said that they live with: evidence for status, rotations and rollouts.
+//! What is known of proxies on this replica: what those on its streams reported, and the clocks of those that it signed for. Evidence
+//! for status, rotations and rollouts; what proxies measured will be kept here, too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -55,12 +56,12 @@ pub struct Clock {
 /// What this replica knows of proxies: those on its streams, and the clocks of those that it signed for. Cheap to clone; bounded by the
 /// number of streams and by [`MAX_CLOCKS`].
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
+pub struct Reports {
     streams: Arc<Mutex<Streams>>,
     clocks: Arc<Mutex<HashMap<String, Clock>>>,
 }
 
-impl Evidence {
+impl Reports {
     /// A stream opened: `stream` tells it from an earlier one of the same proxy, which it replaces.
     pub fn opened(&self, key: ProxyKey, stream: u64, state: ProxyState) {
         self.lock().insert(key, (stream, state));
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_old_stream_does_not_speak_for_its_successor() {
-        let evidence = Evidence::default();
+        let reports = Reports::default();
         let key = ProxyKey { uid: "u".into(), slot: "a".into() };
         let state = ProxyState {
             pod: NamespacedName::new("shop", "web"),
@@ -140,14 +141,14 @@ mod tests {
             refused: 0,
             seen: SystemTime::now(),
         };
-        evidence.opened(key.clone(), 1, state.clone());
-        evidence.opened(key.clone(), 2, state);
-        evidence.heard(&key, 1, |s| s.refused = 9);
-        evidence.closed(&key, 1);
-        assert_eq!(evidence.of_mesh("default").len(), 1);
-        assert_eq!(evidence.of_mesh("default")[0].1.refused, 0);
-        assert_eq!(evidence.versions("default"), [("0.1.0".to_owned(), 1)].into());
-        evidence.closed(&key, 2);
-        assert!(evidence.of_mesh("default").is_empty());
+        reports.opened(key.clone(), 1, state.clone());
+        reports.opened(key.clone(), 2, state);
+        reports.heard(&key, 1, |s| s.refused = 9);
+        reports.closed(&key, 1);
+        assert_eq!(reports.of_mesh("default").len(), 1);
+        assert_eq!(reports.of_mesh("default")[0].1.refused, 0);
+        assert_eq!(reports.versions("default"), [("0.1.0".to_owned(), 1)].into());
+        reports.closed(&key, 2);
+        assert!(reports.of_mesh("default").is_empty());
     }
 }

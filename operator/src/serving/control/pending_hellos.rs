@@ -1,5 +1,5 @@
-//! Streams whose proxy has yet to say who it is: so many at once. Each may hold a message of the largest size, so where there would be more
-//! the one that has waited for longest is given up: a proxy sends its Hello together with its request.
+//! Streams whose proxy has yet to send its Hello: so many at once. Each may hold a message of the largest size, so where there would be
+//! more the one that has waited for longest is evicted: a proxy sends its Hello together with its request.
 
 use std::{
     collections::BTreeMap,
@@ -14,34 +14,34 @@ use tonic::{Status, Streaming};
 /// How long a proxy may take to say who it is.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Most streams without a Hello.
-const MOST: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// All such streams; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Hellos(Arc<Mutex<Table>>);
+pub(super) struct PendingHellos(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    /// The oldest first; dropped to give one up.
+    /// The oldest first; dropped to evict one.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 /// Held while a Hello is awaited.
 #[derive(Debug)]
-struct Waiting {
-    hellos: Hellos,
+struct PendingHello {
+    all: PendingHellos,
     id: u64,
-    given_up: oneshot::Receiver<()>,
+    evicted: oneshot::Receiver<()>,
 }
 
-impl Hellos {
+impl PendingHellos {
     /// The first message of a stream.
-    pub(super) async fn hear(&self, inbound: &mut Streaming<ProxyMessage>) -> Result<Hello, Status> {
-        let mut waiting = self.enter();
+    pub(super) async fn receive(&self, inbound: &mut Streaming<ProxyMessage>) -> Result<Hello, Status> {
+        let mut pending = self.enter();
         let first = tokio::select! {
             first = inbound.message() => first?,
-            () = waiting.given_up() => {
+            () = pending.evicted() => {
                 let why = "many wait to say Hello, and this stream has waited for longest: try again";
                 return Err(Status::unavailable(why));
             }
@@ -55,17 +55,17 @@ impl Hellos {
         }
     }
 
-    fn enter(&self) -> Waiting {
-        let (keep, given_up) = oneshot::channel();
+    fn enter(&self) -> PendingHello {
+        let (keep, evicted) = oneshot::channel();
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
         table.waiting.insert(id, keep);
-        if table.waiting.len() > MOST {
+        if table.waiting.len() > MAX_PENDING {
             table.waiting.pop_first();
         }
         drop(table);
-        Waiting { hellos: self.clone(), id, given_up }
+        PendingHello { all: self.clone(), id, evicted }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -73,17 +73,17 @@ impl Hellos {
     }
 }
 
-impl Waiting {
-    /// Ends when others need the room.
-    async fn given_up(&mut self) {
+impl PendingHello {
+    /// Ends when it is evicted, because others wait, too.
+    async fn evicted(&mut self) {
         // Nothing is ever sent.
-        let _ = (&mut self.given_up).await;
+        let _ = (&mut self.evicted).await;
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingHello {
     fn drop(&mut self) {
-        self.hellos.table().waiting.remove(&self.id);
+        self.all.table().waiting.remove(&self.id);
     }
 }
 
@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room() {
-        let hellos = Hellos::default();
-        let mut all: Vec<Waiting> = (0..MOST + 2).map(|_| hellos.enter()).collect();
-        let given_up: Vec<bool> = all.iter_mut().map(|w| w.given_up().now_or_never().is_some()).collect();
-        assert_eq!(given_up, [vec![true; 2], vec![false; MOST]].concat());
+        let hellos = PendingHellos::default();
+        let mut all: Vec<PendingHello> = (0..MAX_PENDING + 2).map(|_| hellos.enter()).collect();
+        let evicted: Vec<bool> = all.iter_mut().map(|w| w.evicted().now_or_never().is_some()).collect();
+        assert_eq!(evicted, [vec![true; 2], vec![false; MAX_PENDING]].concat());
         drop(all);
         assert!(hellos.table().waiting.is_empty());
     }

@@ -13,19 +13,19 @@ use bowline_crds::Mesh;
 use tokio::sync::Mutex;
 
 /// What a list came to, for all who share it.
-pub(super) type Listed = Result<Arc<[Arc<Mesh>]>, Arc<kube::Error>>;
+pub(super) type ListResult = Result<Arc<[Arc<Mesh>]>, Arc<kube::Error>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Live {
+pub(super) struct CoalescedList {
     /// How many lists have begun.
     begun: AtomicU64,
     /// The last one that ended, and its number. Held while a list goes on.
-    last: Mutex<Option<(u64, Listed)>>,
+    last: Mutex<Option<(u64, ListResult)>>,
 }
 
-impl Live {
+impl CoalescedList {
     /// What a list came to that began after this was called.
-    pub(super) async fn get<F>(&self, list: impl FnOnce() -> F) -> Listed
+    pub(super) async fn get<F>(&self, list: impl FnOnce() -> F) -> ListResult
     where
         F: Future<Output = Result<Vec<Mesh>, kube::Error>>,
     {
@@ -37,7 +37,7 @@ impl Live {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let listed = list().await;
         let listed = listed.map(|meshes| meshes.into_iter().map(Arc::new).collect()).map_err(Arc::new);
-        *last = Some((number, Listed::clone(&listed)));
+        *last = Some((number, ListResult::clone(&listed)));
         listed
     }
 }
@@ -51,9 +51,9 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_wait_share_the_next_list() {
-        let (live, may_end, lists) = (Live::default(), Semaphore::new(0), AtomicU64::new(0));
+        let (listed, may_end, lists) = (CoalescedList::default(), Semaphore::new(0), AtomicU64::new(0));
         let get = || {
-            live.get(|| async {
+            listed.get(|| async {
                 lists.fetch_add(1, Ordering::SeqCst);
                 may_end.acquire().await.unwrap().forget();
                 Ok(Vec::new())
@@ -73,9 +73,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_holds_up_nobody() {
-        let live = Live::default();
-        assert!(live.get(std::future::pending).now_or_never().is_none());
-        let listed = live.get(|| async { Ok(Vec::new()) }).now_or_never();
+        let listed = CoalescedList::default();
+        assert!(listed.get(std::future::pending).now_or_never().is_none());
+        let listed = listed.get(|| async { Ok(Vec::new()) }).now_or_never();
         assert!(listed.is_some_and(|listed| listed.is_ok()));
     }
 }
