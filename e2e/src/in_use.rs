@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bowline_crds::Mesh;
-use bowline_operator::meshes::{Membership, Roster, exempt};
+use bowline_operator::cluster::membership::{Membership, Roster, exempt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};

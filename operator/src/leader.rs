@@ -3,7 +3,7 @@
 
 pub mod decide;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::Lease,
@@ -17,10 +17,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use self::decide::{Seen, Step};
+use self::decide::{ObservedLease, Step};
 use crate::{
-    config::OPERATOR_NAME,
-    context::{Ctx, TaskResult},
+    runtime::{
+        config::OPERATOR_NAME,
+        shutdown::{Shutdown, TaskResult},
+    },
+    telemetry::Metrics,
 };
 
 /// How long a Lease lasts without renewal.
@@ -32,35 +35,37 @@ pub const RETRY: Duration = Duration::from_secs(2);
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// Runs `work` whenever and for as long as this replica leads; gives the Lease back on shutdown.
+/// Runs `work` whenever and for as long as this replica leads, and says in `leads` and `metrics` whether it does; gives the Lease back on
+/// shutdown.
 ///
 /// # Errors
 /// When `work` fails.
 pub async fn run<F: Future<Output = TaskResult> + Send + 'static>(
-    ctx: Arc<Ctx>,
-    lead: watch::Sender<bool>,
-    work: impl Fn(Arc<Ctx>) -> F + Send,
+    mut elector: Elector,
+    leads: watch::Sender<bool>,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    work: impl Fn() -> F + Send,
 ) -> TaskResult {
-    let mut elector = Elector::new(ctx.client.clone(), &ctx.config.namespace, &ctx.config.pod_name);
     // Told from the start: where nobody leads, nobody else would say so.
-    ctx.metrics.leading(false);
+    metrics.leading(false);
     loop {
         tokio::select! {
-            () = ctx.shutdown.requested() => return Ok(()),
+            () = shutdown.requested() => return Ok(()),
             () = elector.acquire() => {}
         }
         tracing::info!("this replica leads");
-        ctx.metrics.leading(true);
-        lead.send_replace(true);
-        let mut job = Job(tokio::spawn(work(ctx.clone())));
+        metrics.leading(true);
+        leads.send_replace(true);
+        let mut job = Job(tokio::spawn(work()));
         let ended = tokio::select! {
-            () = ctx.shutdown.requested() => Some(Ok(())),
+            () = shutdown.requested() => Some(Ok(())),
             () = elector.keep() => None,
             ended = &mut job.0 => Some(ended.unwrap_or_else(|panic| Err(panic.into()))),
         };
         job.stop().await;
-        lead.send_replace(false);
-        ctx.metrics.leading(false);
+        leads.send_replace(false);
+        metrics.leading(false);
         if let Some(ended) = ended {
             elector.release().await;
             return ended;
@@ -93,7 +98,7 @@ impl Drop for Job {
 pub struct Elector {
     leases: Api<Lease>,
     me: String,
-    seen: Option<Seen>,
+    observed: Option<ObservedLease>,
     /// When the request was sent by which the Lease was last written as ours.
     renewed: Instant,
 }
@@ -102,7 +107,7 @@ impl Elector {
     /// `me` must be unique among the replicas and keep its meaning when the process starts anew: the pod's name.
     #[must_use]
     pub fn new(client: Client, namespace: &str, me: &str) -> Self {
-        Self { leases: Api::namespaced(client, namespace), me: me.into(), seen: None, renewed: Instant::now() }
+        Self { leases: Api::namespaced(client, namespace), me: me.into(), observed: None, renewed: Instant::now() }
     }
 
     /// Ends when this replica leads.
@@ -147,9 +152,9 @@ impl Elector {
     async fn give_back(&mut self) -> kube::Result<()> {
         // A renewal may have been cancelled halfway, so what was seen last may be stale.
         self.read().await?;
-        match &self.seen {
-            Some(seen) if decide::decide(&self.me, Some(seen), Instant::now()) == Step::Renew => {
-                let lease = decide::released(&seen.lease, now());
+        match &self.observed {
+            Some(observed) if decide::decide(&self.me, Some(observed), Instant::now()) == Step::Renew => {
+                let lease = decide::released(&observed.lease, now());
                 self.leases.replace(OPERATOR_NAME, &PostParams::default(), &lease).await.map(|_| ())
             }
             _ => Ok(()),
@@ -159,14 +164,14 @@ impl Elector {
     /// One look and, where it is due, one write; whether this replica leads.
     async fn attempt(&mut self) -> kube::Result<bool> {
         // What we hold is written over at once: the resource version tells whether it was still ours.
-        if !matches!(decide::decide(&self.me, self.seen.as_ref(), Instant::now()), Step::Renew) {
+        if !matches!(decide::decide(&self.me, self.observed.as_ref(), Instant::now()), Step::Renew) {
             self.read().await?;
         }
         let sent = Instant::now();
-        let written = match (decide::decide(&self.me, self.seen.as_ref(), sent), &self.seen) {
+        let written = match (decide::decide(&self.me, self.observed.as_ref(), sent), &self.observed) {
             (Step::Wait(_), _) => return Ok(false),
-            (Step::Renew | Step::Take, Some(seen)) => {
-                let lease = decide::held(&seen.lease, &self.me, LEASE, now());
+            (Step::Renew | Step::Take, Some(observed)) => {
+                let lease = decide::held(&observed.lease, &self.me, LEASE, now());
                 self.leases.replace(OPERATOR_NAME, &PostParams::default(), &lease).await
             }
             (_, None) | (Step::Create, _) => {
@@ -177,14 +182,14 @@ impl Elector {
         };
         match written {
             Ok(lease) => {
-                self.seen = Some(Seen { lease, since: sent });
+                self.observed = Some(ObservedLease { lease, since: sent });
                 self.renewed = sent;
                 Ok(true)
             }
             // Somebody wrote in between, perhaps a write of ours whose answer was lost: read before anything else.
             Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
                 self.read().await?;
-                let ours = decide::decide(&self.me, self.seen.as_ref(), Instant::now()) == Step::Renew;
+                let ours = decide::decide(&self.me, self.observed.as_ref(), Instant::now()) == Step::Renew;
                 Ok(ours && Instant::now() < self.renewed + DEADLINE)
             }
             Err(error) => Err(error),
@@ -193,7 +198,7 @@ impl Elector {
 
     async fn read(&mut self) -> kube::Result<()> {
         let lease = self.leases.get_opt(OPERATOR_NAME).await?;
-        self.seen = lease.map(|lease| decide::observe(self.seen.take(), lease, Instant::now()));
+        self.observed = lease.map(|lease| decide::observe(self.observed.take(), lease, Instant::now()));
         Ok(())
     }
 }

@@ -1,26 +1,16 @@
-//! Bowline's operator: the whole control plane in one process.
+//! Bowline's operator: the whole control plane in one process. Its rooms form floors, from the ground up: [`runtime`] and [`telemetry`],
+//! [`cluster`], [`ca`], [`serving`], [`reconcile`], and the wiring in `run`; each imports only from those before it.
 //!
-//! Every replica admits pods ([`inject`]), signs identities ([`identity`]) and serves configuration ([`control`]); only the leader
-//! ([`leader`]) reconciles ([`mesh`], [`webhook`], [`inject::repair`]). All state lives in Kubernetes; what every replica must know at
-//! any time comes from watches ([`meshes`], [`ca::Authorities`], [`cache`]).
+//! Every replica serves ([`serving`]); only the leader ([`leader`]) reconciles ([`reconcile`]). All state lives in Kubernetes; what every
+//! replica must know at any time comes from watches ([`cluster`]).
 
-pub mod admin;
 pub mod ca;
-pub mod cache;
-pub mod client;
-pub mod config;
-pub mod context;
-pub mod control;
-pub mod identity;
-pub mod inject;
+pub mod cluster;
 pub mod leader;
-pub mod listen;
-pub mod lookup;
-pub mod mesh;
-pub mod meshes;
-pub mod rbac;
+pub mod reconcile;
+pub mod runtime;
+pub mod serving;
 pub mod telemetry;
-pub mod webhook;
 
 mod run;
 

@@ -1,6 +1,6 @@
-//! `bowline-operator`: wiring only. What it may do stands in [`bowline_operator::rbac`].
+//! `bowline-operator`: wiring only. What it may do stands in [`bowline_operator::runtime::rbac`].
 
-use bowline_operator::{config::Config, run};
+use bowline_operator::{run, runtime::config::Config};
 use clap::Parser;
 
 #[global_allocator]

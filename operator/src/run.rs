@@ -1,9 +1,13 @@
 //! Puts the parts together and runs them until SIGTERM.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
+use k8s_openapi::{
+    api::core::v1::{Namespace, Secret},
+    serde::de::DeserializeOwned,
+};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     runtime::{
         events::{Recorder, Reporter},
         watcher,
@@ -11,20 +15,43 @@ use kube::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 
 use crate::{
-    admin::{self, Readiness},
     ca::{self, Authorities},
-    cache::{self, Cache},
-    config::{Config, OPERATOR_NAME},
-    context::{Ctx, Shutdown, TaskResult},
-    control, inject, leader, mesh,
-    meshes::Registry,
+    cluster::{
+        cache::{self, Cache},
+        control_ips::ControlIps,
+        lookup::{MembershipLookup, PodLookup},
+        membership::Registry,
+    },
+    leader::{self, Elector},
+    reconcile::{
+        mesh, repair,
+        webhook::{self, serving::Serving},
+    },
+    runtime::{
+        config::{Config, OPERATOR_NAME},
+        context::Ctx,
+        readiness::{Readiness, ReadinessCheck},
+        shutdown::{Shutdown, TaskResult},
+    },
+    serving::{
+        admin::Admin,
+        control::{metrics::ControlMetrics, service::ControlService, subscriptions::Subscriptions, watch::IndexWatch},
+        grpc,
+        identity::{
+            authenticate::TokenReviews, authorize::Authorization, metrics::IdentityMetrics, rate_limit::RateLimits,
+            service::IdentityService,
+        },
+        inject::webhook::Webhook,
+        replicas::{local::LocalReplica, service::ReplicaService},
+        reports::Reports,
+        tls::{MeshTls, TlsRenewal},
+    },
     telemetry::Metrics,
-    webhook,
 };
 
 /// How long new connections and reviews are still served after the end was requested: as long as it takes until every node and every API
@@ -40,23 +67,113 @@ const END_DEADLINE: Duration = Duration::from_secs(25);
 pub async fn run(config: Config) -> TaskResult {
     // Only fails when one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = crate::client::connect().await?;
+    let client = crate::runtime::client::connect().await?;
     let (ask, shutdown) = Shutdown::serving_on(SERVES_ON);
-    let (lead, leader) = watch::channel(false);
-    // Ends with the process; aborted when dropped.
+    tracing::info!(version = bowline_proxy::contract::bootstrap::VERSION, pod = config.pod_name, "operator starts");
+
+    // What the parts share, each what it uses. What is spawned in the background ends with the process; it is aborted when dropped.
     let mut background = JoinSet::new();
-    let ctx = Arc::new(context(client, config, shutdown, leader, &mut background));
-    tracing::info!(version = bowline_proxy::contract::bootstrap::VERSION, pod = ctx.config.pod_name, "operator starts");
+    let (metrics, readiness) = (Metrics::default(), Readiness::default());
+    let meshes = cached(&client, cache::trim_meta, readiness.check("meshes"), &mut background);
+    let namespaces = cached::<Namespace>(&client, cache::trim_meta, readiness.check("namespaces"), &mut background);
+    let pods = cached(&client, cache::trim_pod, readiness.check("pods"), &mut background);
+    let services = cached(&client, cache::trim_meta, readiness.check("services"), &mut background);
+    let slices = cached(&client, cache::trim_meta, readiness.check("endpointslices"), &mut background);
+    let registry = Registry::new(meshes, &config.namespace);
+    let memberships = MembershipLookup::new(client.clone(), registry.clone(), namespaces.clone());
+    let pod_lookup = PodLookup::new(client.clone(), pods.clone());
+    let (authorities, tls, reports) = (Authorities::new(), MeshTls::default(), Reports::default());
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
+    let certificate: Arc<Serving> = Arc::default();
+    let control_ips = watch::Sender::default();
+    let (leads, leader) = watch::channel(false);
+
+    // Configuration for proxies.
+    let control_metrics = ControlMetrics::default();
+    control_metrics.register(&metrics);
+    let subscriptions = Subscriptions::new(control_metrics.clone());
+    let index = IndexWatch {
+        registry: registry.clone(),
+        pods: pods.clone(),
+        services,
+        slices,
+        subscriptions: subscriptions.clone(),
+        control_ips: ControlIps::new(config.namespace.clone(), control_ips.clone()),
+        shutdown: shutdown.clone(),
+    };
+    let (filled, is_filled) = oneshot::channel();
+    background.spawn(index.run(filled));
+
+    // The identity and control server.
+    let identity = IdentityService {
+        authorization: Authorization::new(memberships.clone(), pod_lookup.clone()),
+        authorities: authorities.clone(),
+        secrets: secrets.clone(),
+        reports: reports.clone(),
+        metrics: IdentityMetrics::new(&metrics),
+        rates: RateLimits::default(),
+        tokens: TokenReviews::new(client.clone()),
+    };
+    let refused = control_metrics.refused.clone();
+    let local = LocalReplica::new(tls.clone(), reports.clone(), pods.clone());
+    let grpc = grpc::Server {
+        identity,
+        control: ControlService::new(
+            subscriptions.clone(),
+            pod_lookup,
+            reports.clone(),
+            control_metrics,
+            shutdown.clone(),
+        ),
+        replica: ReplicaService::new(local, authorities.clone(), config.namespace.clone()),
+        tls: TlsRenewal {
+            tls: tls.clone(),
+            authorities: authorities.clone(),
+            secrets,
+            registry: registry.clone(),
+            namespace: config.namespace.clone(),
+            subscriptions,
+        },
+        refused,
+        shutdown: shutdown.clone(),
+    };
+    let webhook =
+        Webhook::new(memberships, config.proxy_image.clone(), certificate.clone(), &metrics, shutdown.clone());
+    let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone(), shutdown: shutdown.clone() };
+    let elector = Elector::new(client.clone(), &config.namespace, &config.pod_name);
+
+    let reporter = Reporter { controller: OPERATOR_NAME.into(), instance: Some(config.pod_name.clone()) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let (admin_port, webhook_port, control_port) = (config.admin_port, config.webhook_port, config.control_port);
+    let control_ready = readiness.check("control");
+    let ctx = Arc::new(Ctx {
+        registry,
+        namespaces,
+        pods,
+        authorities,
+        evidence: reports,
+        tls,
+        control_ips,
+        metrics: metrics.clone(),
+        webhook: watch::Sender::default(),
+        recorder,
+        serving: certificate,
+        readiness,
+        leader,
+        shutdown: shutdown.clone(),
+        client,
+        config,
+    });
     background.spawn(ca::store::watch(ctx.clone()));
     background.spawn(ca::restore::run(ctx.clone()));
     background.spawn(webhook::serving::watch(ctx.clone()));
 
     // End by themselves once they are asked to.
     let mut parts = JoinSet::new();
-    parts.spawn(admin::serve(ctx.clone()));
-    parts.spawn(inject::serve(ctx.clone()));
-    parts.spawn(control::serve(ctx.clone()));
-    parts.spawn(leader::run(ctx.clone(), lead, leading));
+    parts.spawn(admin.serve(admin_port));
+    parts.spawn(webhook.serve(webhook_port));
+    parts.spawn(grpc.serve(control_port, is_filled, control_ready));
+    parts.spawn(leader::run(elector, leads, metrics, shutdown, move || leading(ctx.clone())));
 
     let outcome = tokio::select! {
         signal = terminated() => signal,
@@ -71,56 +188,23 @@ pub async fn run(config: Config) -> TaskResult {
     outcome
 }
 
+/// A cache of all objects of a kind, which is filled in the background.
+fn cached<K>(client: &Client, trim: fn(&mut K), ready: ReadinessCheck, background: &mut JoinSet<TaskResult>) -> Cache<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (cache, fill) = Cache::new(Api::all(client.clone()), watcher::Config::default(), trim, ready);
+    background.spawn(fill);
+    cache
+}
+
 fn flat(ended: Result<TaskResult, tokio::task::JoinError>) -> TaskResult {
     ended.unwrap_or_else(|panic| Err(panic.into()))
 }
 
 /// What only the leader does.
 async fn leading(ctx: Arc<Ctx>) -> TaskResult {
-    tokio::try_join!(mesh::run(ctx.clone()), webhook::run(ctx.clone()), inject::repair::run(ctx)).map(|_| ())
-}
-
-/// Everything that the parts share; the watches behind it are spawned on `background`.
-fn context(
-    client: Client,
-    config: Config,
-    shutdown: Shutdown,
-    leader: watch::Receiver<bool>,
-    background: &mut JoinSet<TaskResult>,
-) -> Ctx {
-    let readiness = Readiness::default();
-    let (meshes, fill) =
-        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_meta, readiness.gate("meshes"));
-    background.spawn(fill);
-    let (namespaces, fill) = Cache::new(
-        Api::all(client.clone()),
-        watcher::Config::default(),
-        cache::trim_meta,
-        readiness.gate("namespaces"),
-    );
-    background.spawn(fill);
-    let (pods, fill) =
-        Cache::new(Api::all(client.clone()), watcher::Config::default(), cache::trim_pod, readiness.gate("pods"));
-    background.spawn(fill);
-    let reporter = Reporter { controller: OPERATOR_NAME.into(), instance: Some(config.pod_name.clone()) };
-    Ctx {
-        registry: Registry::new(meshes, &config.namespace),
-        namespaces,
-        pods,
-        authorities: Authorities::new(),
-        evidence: control::Evidence::default(),
-        tls: control::Tls::default(),
-        control_ips: watch::Sender::default(),
-        metrics: Metrics::default(),
-        webhook: watch::Sender::default(),
-        recorder: Recorder::new(client.clone(), reporter),
-        serving: Arc::default(),
-        readiness,
-        leader,
-        shutdown,
-        client,
-        config,
-    }
+    tokio::try_join!(mesh::run(ctx.clone()), webhook::run(ctx.clone()), repair::run(ctx)).map(|_| ())
 }
 
 /// Ends on SIGTERM or SIGINT.

@@ -137,7 +137,7 @@ impl Metrics {
 
     /// Whether this replica leads. One that does not leaves it to the leader to tell how Meshes are.
     pub fn leading(&self, leads: bool) {
-        self.leader.get_or_create(&LeaseLabel { name: crate::config::OPERATOR_NAME }).set(i64::from(leads));
+        self.leader.get_or_create(&LeaseLabel { name: crate::runtime::config::OPERATOR_NAME }).set(i64::from(leads));
         if !leads {
             self.queue.stop();
             self.rotation.clear();

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "serving/plane.rs"]
-mod plane;
+#[path = "serving/cluster.rs"]
+mod cluster;
 
 use std::{
     net::SocketAddr,
@@ -12,8 +12,8 @@ use std::{
 };
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject::webhook,
+    ca::Authorities, reconcile::webhook::serving::Serving, runtime::shutdown::Shutdown, serving::inject::webhook,
+    telemetry::Metrics,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;
 use rustls::{ClientConfig, RootCertStore};
@@ -31,7 +31,9 @@ const HOST: &str = "bowline-webhook.bowline-system.svc";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Webhook {
-    ctx: Arc<Ctx>,
+    authorities: Authorities,
+    certificate: Arc<Serving>,
+    metrics: Metrics,
     port: u16,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
@@ -45,17 +47,19 @@ impl Webhook {
     async fn serving_on(serves_on: Duration) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, shutdown) = Shutdown::serving_on(serves_on);
-        let ctx = Arc::new(plane::context(shutdown));
+        let (certificate, metrics) = (Arc::<Serving>::default(), Metrics::default());
+        let image = "localhost/bowline-proxy:0.1.0".to_owned();
+        let server = webhook::Webhook::new(cluster::memberships(), image, certificate.clone(), &metrics, shutdown);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let served = tokio::spawn(webhook::run(Arc::clone(&ctx), listener));
-        Self { ctx, port, stop, served }
+        let served = tokio::spawn(server.run(listener));
+        Self { authorities: cluster::authorities(), certificate, metrics, port, stop, served }
     }
 
     fn certify(&self) {
-        let id: SpiffeId = plane::ID.parse().unwrap();
-        let ca = self.ctx.authorities.mesh(plane::MESH).unwrap();
-        self.ctx.serving.store(Some(Arc::new(ca.issue_serving(HOST, &id, SystemTime::now()).unwrap().key)));
+        let id: SpiffeId = cluster::ID.parse().unwrap();
+        let ca = self.authorities.mesh(cluster::MESH).unwrap();
+        self.certificate.store(Some(Arc::new(ca.issue_serving(HOST, &id, SystemTime::now()).unwrap().key)));
     }
 
     /// Status and body of one request.
@@ -83,7 +87,7 @@ impl Webhook {
 
     async fn connect(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
-        for der in &self.ctx.authorities.mesh(plane::MESH).unwrap().bundle.roots_der {
+        for der in &self.authorities.mesh(cluster::MESH).unwrap().bundle.roots_der {
             roots.add(CertificateDer::from(der.as_slice())).unwrap();
         }
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -234,7 +238,7 @@ async fn idle_connections_of_one_address_keep_no_review_from_another() {
         }
         let answer = webhook.review("shop", &pod()).await;
         assert!(answer.get("patch").is_some(), "{answer}");
-        let metrics = webhook.ctx.metrics.encode().unwrap();
+        let metrics = webhook.metrics.encode().unwrap();
         let ended = held.iter().filter(|tcp| tcp.try_read(&mut [0]).is_ok_and(|n| n == 0)).count();
         if began.elapsed() < handshake {
             let made_room = metrics.lines().find_map(|l| l.split_once("reason=\"made-room\"} "));

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use bowline_crds::Mesh;
-use bowline_operator::inject::{Refusal, ports::PortError, probes::ProbeError};
+use bowline_operator::serving::inject::{decide::Refusal, ports::PortError, probes::ProbeError};
 use bowline_proxy::contract::reason::Reason;
 use kube::CustomResourceExt;
 use serde_json::Value;

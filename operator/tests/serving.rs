@@ -4,6 +4,8 @@
 
 #[path = "serving/bounds.rs"]
 mod bounds;
+#[path = "serving/cluster.rs"]
+mod cluster;
 #[path = "serving/ending.rs"]
 mod ending;
 #[path = "serving/plane.rs"]
@@ -11,9 +13,12 @@ mod plane;
 
 use std::time::{Duration, SystemTime};
 
-use bowline_operator::control::{
-    index::Touched,
-    view::{MeshView, Name, PodView, ServiceView, SliceView},
+use bowline_operator::{
+    cluster::namespaced_name::NamespacedName,
+    serving::control::{
+        index::Touched,
+        view::{MeshView, PodView, ServiceView, SliceView},
+    },
 };
 use bowline_proxy::contract::{
     proto::{
@@ -23,7 +28,8 @@ use bowline_proxy::contract::{
     },
     validate,
 };
-use plane::{ID, MESH, Plane};
+use cluster::{ID, MESH};
+use plane::Plane;
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -52,7 +58,7 @@ async fn a_pod_gets_its_leaf() {
     let plane = start().await;
     let response = sign(&plane, request("good")).await.unwrap();
     let leaf = response.chain_der[0].as_slice().into();
-    assert_eq!(bowline_operator::control::tls::identity(&leaf).unwrap().as_str(), ID);
+    assert_eq!(bowline_operator::serving::peer::identity(&leaf).unwrap().as_str(), ID);
     assert_eq!(response.chain_der.len(), 2);
     assert_eq!(response.bundle.unwrap(), plane.ca().bundle);
     let metrics = plane.metrics();
@@ -211,7 +217,7 @@ async fn only_the_pod_itself_may_open_its_stream() {
         assert_eq!(status.code(), code, "{case}: {status:?}");
         assert!(status.message().contains(why), "{case}: {status:?}");
     }
-    assert!(plane.ctx.evidence.of_mesh(MESH).is_empty());
+    assert!(plane.reports.of_mesh(MESH).is_empty());
 }
 
 #[tokio::test]
@@ -237,7 +243,7 @@ async fn a_stream_brings_what_is_subscribed_and_nothing_twice() {
     plane.endpoints(&["10.244.0.1", "10.244.0.2"]);
     let changed = proxy.resources(1).await;
     assert_ne!(changed[0].version, second[2].version);
-    plane.hub.update(|index| index.set_service(&Name::new("shop", "web"), None));
+    plane.subscriptions.update(|index| index.set_service(&NamespacedName::new("shop", "web"), None));
     let gone = proxy.resources(3).await;
     assert!(gone[1..].iter().all(|r| r.version == 0 && r.body.is_empty()), "{gone:?}");
     assert_ne!(gone[0].version, first[1].version, "nobody declares the pod's port any more");
@@ -269,7 +275,7 @@ async fn a_service_that_an_address_leads_to_is_never_lost() {
 
     // Both are dropped, in whichever order they are named.
     proxy.remove(&[(ResourceType::Service, "shop/web"), (ResourceType::Address, "10.96.0.1")]).await;
-    plane.until(|plane| plane.hub.entries() == 2).await;
+    plane.until(|plane| plane.subscriptions.entries() == 2).await;
     proxy.add(ResourceType::Address, "10.96.0.1").await;
     assert_eq!(proxy.resources(2).await[1].key, "shop/web");
 }
@@ -284,17 +290,17 @@ async fn what_proxies_say_is_kept_as_evidence() {
     let resource = ResourceVersion { r#type: first[0].r#type, key: String::new(), version: first[0].version };
     let rejected = vec![Rejection { resource: Some(resource), reason: "for a test".into() }];
     proxy.send(Kind::Ack(Ack { accepted: Vec::new(), rejected })).await;
-    plane.until(|plane| plane.ctx.evidence.of_mesh(MESH).iter().any(|(_, state)| state.refused == 1)).await;
-    let all = plane.ctx.evidence.of_mesh(MESH);
+    plane.until(|plane| plane.reports.of_mesh(MESH).iter().any(|(_, state)| state.refused == 1)).await;
+    let all = plane.reports.of_mesh(MESH);
     assert_eq!(all.len(), 1);
     assert_eq!((all[0].0.uid.as_str(), all[0].1.report.as_ref()), ("uid-1", Some(&report)));
     let metrics = plane.metrics();
     assert!(metrics.contains(r#"bowline_control_nacks_total{type="trust_bundle"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"bowline_control_connected_proxies{mesh="default"} 1"#), "{metrics}");
     drop(proxy);
-    plane.until(|plane| plane.ctx.evidence.of_mesh(MESH).is_empty()).await;
+    plane.until(|plane| plane.reports.of_mesh(MESH).is_empty()).await;
     assert!(plane.metrics().contains(r#"bowline_control_connected_proxies{mesh="default"} 0"#));
-    plane.until(|plane| plane.hub.entries() == 0).await;
+    plane.until(|plane| plane.subscriptions.entries() == 0).await;
 }
 
 #[tokio::test]
@@ -338,18 +344,18 @@ impl Plane {
             "labels": { "kubernetes.io/service-name": "web" } }, "addressType": "IPv4",
             "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints });
         let view = SliceView::of(&serde_json::from_value(slice).unwrap());
-        self.hub.update(|index| index.set_slice(&Name::new("shop", "web-a"), view));
+        self.subscriptions.update(|index| index.set_slice(&NamespacedName::new("shop", "web-a"), view));
     }
 
     fn fill(&self) {
         let service = json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": {
             "clusterIP": "10.96.0.1", "selector": { "app": "web" }, "ports": [{ "name": "http", "port": 80 }] } });
         let service = ServiceView::of(&serde_json::from_value(service).unwrap());
-        self.hub.set_mesh(MESH, Some(MeshView { trust_domain: "cluster.local".into(), strict: true }));
-        self.hub.update(|index| {
-            let mut touched: Touched = index.set_service(&Name::new("shop", "web"), service);
-            for pod in self.ctx.pods.all() {
-                let name = Name::new("shop", pod.metadata.name.as_deref().unwrap());
+        self.subscriptions.set_mesh(MESH, Some(MeshView { trust_domain: "cluster.local".into(), strict: true }));
+        self.subscriptions.update(|index| {
+            let mut touched: Touched = index.set_service(&NamespacedName::new("shop", "web"), service);
+            for pod in self.pods.all() {
+                let name = NamespacedName::new("shop", pod.metadata.name.as_deref().unwrap());
                 touched.extend(index.set_pod(&name, PodView::of(&pod)));
             }
             touched

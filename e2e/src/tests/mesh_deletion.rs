@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use bowline_crds::Mesh;
 use bowline_crds::conditions::reasons;
 use bowline_crds::names::{FORCE_DELETE_ANNOTATION, INJECTED_ANNOTATION, OWNER_LABEL};
-use bowline_operator::webhook::configuration;
+use bowline_operator::reconcile::webhook::configuration;
 use bowline_proxy::contract::bootstrap::TRUST_CONFIG_MAP_PREFIX;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};

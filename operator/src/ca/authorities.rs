@@ -18,7 +18,7 @@ use super::{
     sign::MeshCa,
     state::{CaState, StateError},
 };
-use crate::{client::Late, config::CA_SECRET};
+use crate::runtime::{client::Late, config::CA_SECRET};
 
 /// How long a confirmation may take: below what a proxy waits for its leaf, so that it is told, and can try another replica.
 const CONFIRMED: Duration = Duration::from_secs(4);

@@ -16,7 +16,7 @@ use super::{
     state::{CaState, StateError, unix},
     store,
 };
-use crate::config::CA_SECRET;
+use crate::runtime::config::CA_SECRET;
 
 /// How often a write is tried again at once after somebody else's.
 const ATTEMPTS: usize = 4;

@@ -1,10 +1,10 @@
 //! The part of a Mesh's CA that is no secret: which roots and issuing CAs there are, where each stands in its life, and how a
 //! [`Write`] changes that. Pure: the operator and the model that checks it drive the same functions.
 
-use std::collections::BTreeSet;
-
 use bowline_crds::mesh::{AuthorityPhase, RotationCause, RotationKind};
 use serde::{Deserialize, Serialize};
+
+pub use crate::cluster::mesh::rotation::Requests;
 
 /// Most roots or issuers of one Mesh; most revoked roots that are remembered.
 pub const MAX_AUTHORITIES: usize = 16;
@@ -58,20 +58,6 @@ pub struct Rotation {
     pub cause: RotationCause,
     /// When it began, in seconds since the Unix epoch.
     pub began: u64,
-}
-
-/// Texts by which users ask for something; see `spec.certificates.rotation`. One that was not there before asks.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, Hash)]
-pub struct Requests {
-    /// For a new root.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub root: BTreeSet<String>,
-    /// For a new issuing CA.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub issuer: BTreeSet<String>,
-    /// For an end of the rotation under way.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub abort: BTreeSet<String>,
 }
 
 /// One change.

@@ -21,7 +21,11 @@ use super::{
     ledger::Ledger,
     state::unix,
 };
-use crate::{config::OPERATOR_NAME, context::Ctx, control::replicas, inject::decide::injected_mesh};
+use crate::{
+    cluster::pod::injected_mesh,
+    runtime::{config::OPERATOR_NAME, context::Ctx},
+    serving::replicas::{client::ReplicaClient, local::LocalReplica},
+};
 
 /// Pods that one answer of the API server holds.
 const PAGE: u32 = 500;
@@ -85,7 +89,11 @@ impl Observer<'_> {
     async fn ask_all(&self) -> BTreeMap<String, Option<ObserveResponse>> {
         let ctx = self.ctx;
         let name = |pod: &str| format!("{}/{pod}", ctx.config.namespace);
-        let mut said = BTreeMap::from([(name(&ctx.config.pod_name), replicas::observe(ctx, self.mesh))]);
+        let local = LocalReplica::new(ctx.tls.clone(), ctx.evidence.clone(), ctx.pods.clone());
+        let (namespace, port) = (ctx.config.namespace.clone(), ctx.config.control_port);
+        let client = ReplicaClient::new(ctx.authorities.clone(), ctx.tls.clone(), namespace, port);
+        let client = &client;
+        let mut said = BTreeMap::from([(name(&ctx.config.pod_name), local.observe(self.mesh))]);
         let api = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.config.namespace);
         let label = format!("app.kubernetes.io/name={OPERATOR_NAME}");
         let pods = match api.list(&ListParams::default().labels(&label)).await {
@@ -99,7 +107,7 @@ impl Observer<'_> {
         let others = pods.into_iter().filter(|p| p.name_any() != ctx.config.pod_name && !is_finished(p));
         let asked = stream::iter(others.filter_map(|p| address(&p).map(|ip| (p.name_any(), ip))))
             .map(|(pod, ip)| async move {
-                let answer = replicas::ask(ctx, self.mesh, ip).await;
+                let answer = client.ask(self.mesh, ip).await;
                 let answer = answer.inspect_err(|error| tracing::info!(pod, %error, "a replica does not answer"));
                 (pod, answer.ok())
             })

@@ -8,9 +8,8 @@ use tokio::time::sleep;
 
 use super::{authorities::Held, store};
 use crate::{
-    config::CA_SECRET,
-    context::{Ctx, TaskResult},
-    mesh::deletion::staying,
+    reconcile::mesh::deletion::staying,
+    runtime::{config::CA_SECRET, context::Ctx, shutdown::TaskResult},
 };
 
 /// How long the leader has before the others help.

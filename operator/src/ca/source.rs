@@ -21,7 +21,10 @@ use super::{
     external::{ExternalError, Offered},
     material::fingerprint,
 };
-use crate::{config::OPERATOR_NAME, context::Ctx, mesh::build::config_map::CONTENT_ANNOTATION};
+use crate::{
+    reconcile::mesh::build::config_map::CONTENT_ANNOTATION,
+    runtime::{config::OPERATOR_NAME, context::Ctx},
+};
 
 /// Field manager of the Certificate.
 const MANAGER: &str = "bowline-ca";

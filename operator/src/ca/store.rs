@@ -11,9 +11,10 @@ use kube::{
 };
 
 use super::{authorities::Held, state::CaState};
-use crate::{
+use crate::runtime::{
     config::{CA_SECRET, OPERATOR_NAME},
-    context::{Ctx, TaskResult},
+    context::Ctx,
+    shutdown::TaskResult,
 };
 
 /// The Secret's API.
@@ -27,7 +28,7 @@ pub fn api(ctx: &Ctx) -> Api<Secret> {
 /// # Errors
 /// None; it ends only with the process.
 pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
-    let gate = ctx.readiness.gate("authorities");
+    let gate = ctx.readiness.check("authorities");
     let events = watch_object(api(&ctx), CA_SECRET).default_backoff();
     let mut events = pin!(events);
     while let Some(event) = events.next().await {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// The Lease as it was read last.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ObservedLease {
     /// As read, with its resource version.
     pub lease: Lease,
     /// When this content was seen first.
@@ -30,16 +30,16 @@ pub enum Step {
 
 /// See the module.
 #[must_use]
-pub fn decide(me: &str, seen: Option<&Seen>, now: Instant) -> Step {
-    let Some(seen) = seen else { return Step::Create };
-    let spec = seen.lease.spec.as_ref();
+pub fn decide(me: &str, observed: Option<&ObservedLease>, now: Instant) -> Step {
+    let Some(observed) = observed else { return Step::Create };
+    let spec = observed.lease.spec.as_ref();
     match spec.and_then(|s| s.holder_identity.as_deref()).unwrap_or_default() {
         "" => Step::Take,
         holder if holder == me => Step::Renew,
         _ => {
             let seconds = spec.and_then(|s| s.lease_duration_seconds).unwrap_or_default();
             let lasts = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-            match (seen.since + lasts).checked_duration_since(now) {
+            match (observed.since + lasts).checked_duration_since(now) {
                 Some(left) if !left.is_zero() => Step::Wait(left),
                 _ => Step::Take,
             }
@@ -49,17 +49,17 @@ pub fn decide(me: &str, seen: Option<&Seen>, now: Instant) -> Step {
 
 /// What was read now, with the time since when it has been so.
 #[must_use]
-pub fn observe(before: Option<Seen>, lease: Lease, now: Instant) -> Seen {
+pub fn observe(before: Option<ObservedLease>, lease: Lease, now: Instant) -> ObservedLease {
     match before {
-        Some(before) if before.lease.spec == lease.spec => Seen { lease, since: before.since },
-        _ => Seen { lease, since: now },
+        Some(before) if before.lease.spec == lease.spec => ObservedLease { lease, since: before.since },
+        _ => ObservedLease { lease, since: now },
     }
 }
 
-/// The Lease held by `me` from `at` on, written over what was seen; its resource version is the precondition.
+/// The Lease held by `me` from `at` on, written over what was observed; its resource version is the precondition.
 #[must_use]
-pub fn held(seen: &Lease, me: &str, lasts: Duration, at: MicroTime) -> Lease {
-    let mut lease = seen.clone();
+pub fn held(observed: &Lease, me: &str, lasts: Duration, at: MicroTime) -> Lease {
+    let mut lease = observed.clone();
     let spec = lease.spec.get_or_insert_default();
     if spec.holder_identity.as_deref() != Some(me) {
         spec.holder_identity = Some(me.into());
@@ -73,8 +73,8 @@ pub fn held(seen: &Lease, me: &str, lasts: Duration, at: MicroTime) -> Lease {
 
 /// The Lease given back: whoever wants to may take it at once.
 #[must_use]
-pub fn released(seen: &Lease, at: MicroTime) -> Lease {
-    let mut lease = seen.clone();
+pub fn released(observed: &Lease, at: MicroTime) -> Lease {
+    let mut lease = observed.clone();
     let spec = lease.spec.get_or_insert_default();
     spec.holder_identity = Some(String::new());
     spec.lease_duration_seconds = Some(1);
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_lease_is_taken_only_when_nobody_holds_it() {
         let start = Instant::now();
-        let seen = |holder| Some(Seen { lease: lease(holder, 15, 1), since: start });
+        let seen = |holder| Some(ObservedLease { lease: lease(holder, 15, 1), since: start });
         assert_eq!(decide("me", None, start), Step::Create);
         assert_eq!(decide("me", seen("").as_ref(), start), Step::Take);
         assert_eq!(decide("me", seen("me").as_ref(), start + Duration::from_secs(99)), Step::Renew);
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(mine.spec.as_ref().unwrap().lease_transitions, Some(1));
         let again = held(&mine, "me", Duration::from_secs(15), at.clone());
         assert_eq!(again.spec.as_ref().unwrap().lease_transitions, Some(1));
-        let seen = Seen { lease: released(&again, at), since: Instant::now() };
+        let seen = ObservedLease { lease: released(&again, at), since: Instant::now() };
         assert_eq!(decide("other", Some(&seen), Instant::now()), Step::Take);
     }
 }

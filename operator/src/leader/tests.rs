@@ -1,4 +1,4 @@
-use super::decide::{Seen, Step, decide};
+use super::decide::{ObservedLease, Step, decide};
 use super::*;
 
 #[test]
@@ -14,6 +14,6 @@ fn renewals_are_spread_and_never_late() {
 async fn a_lease_without_a_duration_is_nobodys() {
     let mut lease = Lease::default();
     lease.spec.get_or_insert_default().holder_identity = Some("other".into());
-    let seen = Seen { lease, since: Instant::now() };
+    let seen = ObservedLease { lease, since: Instant::now() };
     assert_eq!(decide("me", Some(&seen), Instant::now()), Step::Take);
 }

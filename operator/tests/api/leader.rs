@@ -1,11 +1,11 @@
 //! Two candidates and one Lease.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bowline_operator::{
-    context::{Ctx, Shutdown, TaskResult},
     leader::{self, DEADLINE, Elector, LEASE},
-    telemetry::MeshLabel,
+    runtime::shutdown::{Shutdown, TaskResult},
+    telemetry::{MeshLabel, Metrics},
 };
 use http::Method;
 use tokio::{
@@ -94,12 +94,12 @@ async fn a_conflict_is_resolved_by_reading() {
 }
 
 /// What the leader measures of a Mesh while it leads.
-async fn measure(ctx: Arc<Ctx>) -> TaskResult {
+async fn measure(metrics: Metrics) -> TaskResult {
     let label = MeshLabel { mesh: "default".into() };
-    ctx.metrics.mesh_pods_without_sidecar.get_or_create(&label).set(3);
-    ctx.metrics.rotation.at_risk.get_or_create(&label).set(1);
-    ctx.metrics.queue.mark("mesh", ["default", "other"].map(str::to_owned));
-    ctx.metrics.queue.started("mesh", "default");
+    metrics.mesh_pods_without_sidecar.get_or_create(&label).set(3);
+    metrics.rotation.at_risk.get_or_create(&label).set(1);
+    metrics.queue.mark("mesh", ["default", "other"].map(str::to_owned));
+    metrics.queue.started("mesh", "default");
     std::future::pending().await
 }
 
@@ -110,8 +110,8 @@ const MEASURED: [&str; 4] = [
     r#"controller_runtime_active_workers{controller="mesh"} 1"#,
 ];
 
-fn leads(ctx: &Ctx) -> bool {
-    let text = ctx.metrics.encode().unwrap();
+fn leads(metrics: &Metrics) -> bool {
+    let text = metrics.encode().unwrap();
     let leads = text.contains(r#"leader_election_master_status{name="bowline-operator"} 1"#);
     // Said by every replica from the start, or nobody could be told that none leads.
     assert!(leads || text.contains(r#"leader_election_master_status{name="bowline-operator"} 0"#), "{text}");
@@ -126,12 +126,12 @@ async fn whoever_leads_no_longer_says_nothing_more_of_meshes() {
     let world = World::settled().await;
     let (_ask, shutdown) = Shutdown::new();
     let replica = |name: &str| {
-        let mut ctx = world.ctx();
-        ctx.config.pod_name = name.into();
-        ctx.shutdown = shutdown.clone();
-        let ctx = Arc::new(ctx);
-        let (lead, led) = watch::channel(false);
-        (ctx.clone(), led, tokio::spawn(leader::run(ctx, lead, measure)))
+        let (metrics, (lead, led)) = (Metrics::default(), watch::channel(false));
+        let measured = metrics.clone();
+        let work = move || measure(measured.clone());
+        let elector = elector(&world.server, name);
+        let runs = tokio::spawn(leader::run(elector, lead, metrics.clone(), shutdown.clone(), work));
+        (metrics, led, runs)
     };
     let (a, mut a_leads, _a) = replica("a");
     timeout(LEASE, a_leads.wait_for(|leads| *leads)).await.expect("a leads").unwrap();

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject,
-    webhook::{Keeper, certificate::ServingState},
+    reconcile::webhook::{Keeper, certificate::ServingState},
+    runtime::{context::Ctx, shutdown::Shutdown},
 };
 use http::Method;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
@@ -55,7 +54,7 @@ async fn a_mesh_is_ready_when_the_api_server_asks_about_its_pods() {
     let secret: Secret = serde_json::from_value(world.server.get(SECRET).unwrap()).unwrap();
     let key = ServingState::read(Some(&secret)).unwrap().certified_key().unwrap();
     ctx.serving.store(Some(Arc::new(key)));
-    let served = tokio::spawn(inject::webhook::run(Arc::clone(&ctx), listener));
+    let served = tokio::spawn(crate::world::serve_webhook(&ctx, listener));
     for code in [422, 403] {
         world.server.fail(Method::PATCH, "/mutatingwebhookconfigurations/", Fault::Status(code), 1);
         look(&world, &mut keeper).await;

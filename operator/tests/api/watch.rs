@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bowline_operator::{
-    admin::Readiness,
-    cache::{Cache, trim_meta},
+    cluster::cache::{Cache, trim_meta},
+    runtime::readiness::Readiness,
 };
 use http::{Request, Response};
 use k8s_openapi::api::core::v1::Namespace;
@@ -37,7 +37,7 @@ async fn an_expired_watch_is_listed_anew_and_keeps_what_it_knew_meanwhile() {
     let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
     let client = Client::new(service, "default");
     let readiness = Readiness::default();
-    let gate = readiness.gate("namespaces");
+    let gate = readiness.check("namespaces");
     let (cache, fill) = Cache::<Namespace>::new(Api::all(client), watcher::Config::default(), trim_meta, gate);
     let filling = tokio::spawn(fill);
     assert_eq!(readiness.missing(), ["namespaces"]);

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bowline_operator::{
-    context::{Ctx, Shutdown},
-    inject,
-    webhook::{certificate::ServingState, probe::probe, reconcile},
+    reconcile::webhook::{certificate::ServingState, probe::probe, reconcile},
+    runtime::{context::Ctx, shutdown::Shutdown},
 };
 use k8s_openapi::{
     ByteString,
@@ -46,7 +45,7 @@ impl Leader {
         ctx.config.webhook_port = listener.local_addr().unwrap().port();
         ctx.shutdown = shutdown;
         let ctx = Arc::new(ctx);
-        let serves = tokio::spawn(inject::webhook::run(Arc::clone(&ctx), listener));
+        let serves = tokio::spawn(crate::world::serve_webhook(&ctx, listener));
         Self { world, ctx, _serves: serves, _ask: ask }
     }
 

@@ -7,24 +7,31 @@ use std::{
 
 use bowline_crds::Mesh;
 use bowline_operator::{
-    admin::Readiness,
     ca::Authorities,
-    cache::Cache,
-    config::Config,
-    context::{Ctx, Shutdown},
-    control::{Tls, measure::Measures, subscribers::Hub},
-    mesh::reconcile::{ReconcileError, reconcile},
-    meshes::Registry,
+    cluster::{cache::Cache, lookup::MembershipLookup, membership::Registry},
+    reconcile::{
+        mesh::reconcile::{ReconcileError, reconcile},
+        webhook::{configuration, standing::Standing},
+    },
+    runtime::{config::Config, context::Ctx, readiness::Readiness, shutdown::Shutdown},
+    serving::{
+        control::{metrics::ControlMetrics, subscriptions::Subscriptions},
+        inject::webhook::Webhook,
+        reports::Reports,
+        tls::{MeshTls, TlsRenewal},
+    },
     telemetry::Metrics,
-    webhook::{configuration, standing::Standing},
 };
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Pod, Secret},
     serde::de::DeserializeOwned,
 };
-use kube::runtime::events::{Recorder, Reporter};
+use kube::{
+    Api,
+    runtime::events::{Recorder, Reporter},
+};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::server::Server;
 
@@ -39,8 +46,7 @@ pub(crate) const ANSWERED: Duration = Duration::from_secs(30);
 pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) memory: Authorities,
-    tls: Tls,
-    hub: Hub,
+    tls: MeshTls,
     /// What the webhook's reconciler says; `None`: that all is well.
     pub(crate) webhook: Option<watch::Sender<Standing>>,
     pub(crate) webhook_port: u16,
@@ -55,8 +61,7 @@ impl World {
         let world = Self {
             server: Server::default(),
             memory: Authorities::new(),
-            tls: Tls::default(),
-            hub: Hub::new(Measures::default()),
+            tls: MeshTls::default(),
             webhook: None,
             webhook_port: 9443,
             began: SystemTime::now(),
@@ -105,7 +110,7 @@ impl World {
             namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
             pods: Cache::of(self.all::<Pod>("pods", 7)),
             authorities: self.memory.clone(),
-            evidence: bowline_operator::control::Evidence::default(),
+            evidence: Reports::default(),
             tls: self.tls.clone(),
             control_ips: watch::Sender::new(Some(vec![[10, 96, 0, 7].into()])),
             metrics: Metrics::default(),
@@ -151,7 +156,16 @@ impl World {
     pub(crate) fn look(&self) {
         let secret: Option<Secret> = self.server.get(SECRET).map(|s| serde_json::from_value(s).unwrap());
         self.memory.observe(secret.as_ref());
-        self.tls.refresh(&self.ctx(), &self.hub, SystemTime::now());
+        let ctx = self.ctx();
+        let renewal = TlsRenewal {
+            tls: self.tls.clone(),
+            authorities: self.memory.clone(),
+            secrets: Api::namespaced(ctx.client, "bowline-system"),
+            registry: ctx.registry,
+            namespace: "bowline-system".into(),
+            subscriptions: Subscriptions::new(ControlMetrics::default()),
+        };
+        renewal.refresh(SystemTime::now());
     }
 
     pub(crate) fn condition(&self, mesh: &str, kind: &str) -> (String, String, String) {
@@ -178,4 +192,11 @@ pub(crate) fn mesh(name: &str, spec: Value) -> Value {
         "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "spec": spec,
         "metadata": { "name": name, "uid": format!("uid-{name}"), "generation": 1 }
     })
+}
+
+/// What a replica serves the API server with.
+pub(crate) fn serve_webhook(ctx: &Ctx, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+    let lookup = MembershipLookup::new(ctx.client.clone(), ctx.registry.clone(), ctx.namespaces.clone());
+    let (image, certificate) = (ctx.config.proxy_image.clone(), Arc::clone(&ctx.serving));
+    Webhook::new(lookup, image, certificate, &ctx.metrics, ctx.shutdown.clone()).run(listener)
 }

@@ -26,7 +26,7 @@ async fn a_proxy_has_one_stream_the_latest() {
     other.resources(2).await;
     other.add(ResourceType::Service, "shop/web").await;
     other.resources(1).await;
-    assert_eq!(plane.ctx.evidence.of_mesh(MESH).len(), 2);
+    assert_eq!(plane.reports.of_mesh(MESH).len(), 2);
     plane.until(|plane| plane.metrics().contains(r#"bowline_control_connected_proxies{mesh="default"} 2"#)).await;
     let metrics = plane.metrics();
     assert!(metrics.contains(r#"bowline_control_streams_ended_total{reason="replaced"} 3"#), "{metrics}");

@@ -1,40 +1,32 @@
-//! A control plane on a loopback port: one Mesh, a few pods, and an API server that is a function.
-
-// Every test program uses its part of it.
-#![allow(dead_code)]
+//! A control plane on a loopback port.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use bowline_crds::{Mesh, MeshSpec};
 use bowline_operator::{
-    admin::Readiness,
-    ca::{
-        Authorities, MeshCa,
-        decide::{Offer, Policy},
-        issue,
-        ledger::{Requests, Write},
+    ca::{Authorities, MeshCa},
+    cluster::{cache::Cache, lookup::PodLookup},
+    runtime::{config::Config, shutdown::Shutdown},
+    serving::{
+        control::{metrics::ControlMetrics, service::ControlService, subscriptions::Subscriptions},
+        grpc,
+        identity::{
+            authenticate::TokenReviews, authorize::Authorization, metrics::IdentityMetrics, rate_limit::RateLimits,
+            service::IdentityService,
+        },
+        replicas::{local::LocalReplica, service::ReplicaService},
+        reports::Reports,
+        tls::{MeshTls, TlsRenewal},
     },
-    cache::Cache,
-    config::Config,
-    context::{Ctx, Shutdown},
-    control::{Evidence, Tls, measure::Measures, server, subscribers::Hub},
-    meshes::Registry,
     telemetry::Metrics,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;
-use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{
-    Client,
-    client::Body,
-    runtime::events::{Recorder, Reporter},
-};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -43,15 +35,17 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-pub(crate) const MESH: &str = "default";
-pub(crate) const ID: &str = "spiffe://cluster.local/ns/shop/sa/web";
+use crate::cluster::{self, MESH, SYSTEM};
 
 pub(crate) struct Plane {
-    pub(crate) ctx: Arc<Ctx>,
-    pub(crate) hub: Hub,
+    pub(crate) pods: Cache<Pod>,
+    pub(crate) reports: Reports,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) served: JoinHandle<()>,
     pub(crate) address: SocketAddr,
+    authorities: Authorities,
+    metrics: Metrics,
 }
 
 impl Plane {
@@ -63,22 +57,54 @@ impl Plane {
     pub(crate) async fn serving_on(serves_on: Duration) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, shutdown) = Shutdown::serving_on(serves_on);
-        let ctx = Arc::new(context(shutdown));
-        let measures = Measures::default();
-        measures.register(&ctx.metrics);
-        let hub = Hub::new(measures.clone());
+        let (client, pods, authorities) = (cluster::client(), pods(), cluster::authorities());
+        let (tls, reports, metrics) = (MeshTls::default(), Reports::default(), Metrics::default());
+        let control_metrics = ControlMetrics::default();
+        control_metrics.register(&metrics);
+        let subscriptions = Subscriptions::new(control_metrics.clone());
+        let pod_lookup = PodLookup::new(client.clone(), pods.clone());
+        let local = LocalReplica::new(tls.clone(), reports.clone(), pods.clone());
+        let server = grpc::Server {
+            identity: IdentityService {
+                authorization: Authorization::new(cluster::memberships(), pod_lookup.clone()),
+                authorities: authorities.clone(),
+                secrets: Api::namespaced(client.clone(), SYSTEM),
+                reports: reports.clone(),
+                metrics: IdentityMetrics::new(&metrics),
+                rates: RateLimits::default(),
+                tokens: TokenReviews::new(client.clone()),
+            },
+            refused: control_metrics.refused.clone(),
+            control: ControlService::new(
+                subscriptions.clone(),
+                pod_lookup,
+                reports.clone(),
+                control_metrics,
+                shutdown.clone(),
+            ),
+            replica: ReplicaService::new(local, authorities.clone(), SYSTEM.into()),
+            tls: TlsRenewal {
+                tls,
+                authorities: authorities.clone(),
+                secrets: Api::namespaced(client, SYSTEM),
+                registry: cluster::registry(),
+                namespace: SYSTEM.into(),
+                subscriptions: subscriptions.clone(),
+            },
+            shutdown,
+        };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let served = tokio::spawn(server::run(Arc::clone(&ctx), hub.clone(), measures, listener));
-        Self { ctx, hub, stop, served, address }
+        let served = tokio::spawn(server.run(listener));
+        Self { pods, reports, subscriptions, stop, served, address, authorities, metrics }
     }
 
     pub(crate) fn ca(&self) -> Arc<MeshCa> {
-        self.ctx.authorities.mesh(MESH).unwrap()
+        self.authorities.mesh(MESH).unwrap()
     }
 
     pub(crate) fn metrics(&self) -> String {
-        self.ctx.metrics.encode().unwrap()
+        self.metrics.encode().unwrap()
     }
 
     /// A channel to the control plane of `mesh`, with a leaf for `identity`.
@@ -131,71 +157,15 @@ fn request(id: &str) -> (Vec<u8>, KeyPair) {
     (params.serialize_request(&key).unwrap().der().to_vec(), key)
 }
 
-/// Everything that the parts share.
-pub(crate) fn context(shutdown: Shutdown) -> Ctx {
-    let client = Client::new(tower::service_fn(api), "default");
-    let namespace = |name: &str, labels: Value| {
-        serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } })).unwrap()
-    };
-    let namespaces =
-        Cache::of([namespace("shop", json!({ "bowline.dev/mesh": MESH })), namespace("outside", json!({}))]);
-    let pods = Cache::of([
+fn pods() -> Cache<Pod> {
+    Cache::of([
         pod("web-1", "uid-1", "10.244.0.1", "Running", true),
         pod("done", "uid-2", "10.244.0.2", "Succeeded", true),
         pod("bare", "uid-3", "10.244.0.3", "Running", false),
-    ]);
-    let meshes = Cache::of([Mesh::new(MESH, MeshSpec::default())]);
-    let config = Config {
-        namespace: "bowline-system".into(),
-        pod_name: "bowline-operator-0".into(),
-        proxy_image: "localhost/bowline-proxy:0.1.0".into(),
-        cluster_domain: "cluster.local".into(),
-        admin_port: 0,
-        webhook_port: 0,
-        control_port: 0,
-        log: "off".into(),
-    };
-    Ctx {
-        registry: Registry::new(meshes, &config.namespace),
-        namespaces,
-        pods,
-        authorities: authorities(),
-        evidence: Evidence::default(),
-        tls: Tls::default(),
-        control_ips: watch::Sender::default(),
-        metrics: Metrics::default(),
-        webhook: watch::Sender::default(),
-        recorder: Recorder::new(client.clone(), Reporter::from("test")),
-        serving: Arc::default(),
-        readiness: Readiness::default(),
-        leader: watch::channel(false).1,
-        shutdown,
-        client,
-        config,
-    }
+    ])
 }
 
-fn authorities() -> Authorities {
-    let policy = Policy {
-        mesh: MESH.into(),
-        trust_domain: "cluster.local".into(),
-        root_lifetime: Duration::from_secs(86_400 * 365),
-        issuer_lifetime: Duration::from_secs(86_400 * 30),
-        leaf_lifetime: Duration::from_secs(86_400),
-        after_percent: 50,
-        requests: Requests::default(),
-        distrust: Vec::new(),
-        offer: Offer::BuiltIn,
-        published_sequence: 0,
-    };
-    let state = issue::apply(None, &[Write::First], &policy, None, std::time::SystemTime::now()).unwrap();
-    let data = [(format!("{MESH}.json"), ByteString(state.to_json().to_vec()))].into();
-    let authorities = Authorities::new();
-    authorities.observe(Some(&Secret { data: Some(data), ..Secret::default() }));
-    authorities
-}
-
-fn pod(name: &str, uid: &str, ip: &str, phase: &str, injected: bool) -> k8s_openapi::api::core::v1::Pod {
+fn pod(name: &str, uid: &str, ip: &str, phase: &str, injected: bool) -> Pod {
     let mut pod = json!({
         "metadata": { "name": name, "namespace": "shop", "uid": uid, "labels": { "app": "web" } },
         "spec": { "serviceAccountName": "web", "containers": [{ "name": "web" }] },
@@ -207,76 +177,4 @@ fn pod(name: &str, uid: &str, ip: &str, phase: &str, injected: bool) -> k8s_open
             json!([{ "name": "bowline-a" }, { "name": "bowline-b" }, { "name": "bowline-gate" }]);
     }
     serde_json::from_value(pod).unwrap()
-}
-
-/// The API server: reviews tokens by their text, and has no other pods and namespaces than the caches.
-async fn api(request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
-    let (code, answer) = if path.ends_with("/tokenreviews") {
-        let review: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(review["spec"]["audiences"], json!(["bowline.dev/identity"]));
-        review_of(review["spec"]["token"].as_str().unwrap())
-    } else if path == "/api/v1/namespaces/young" {
-        let labels = json!({ "bowline.dev/mesh": MESH });
-        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "young", "labels": labels } }))
-    } else if path == "/api/v1/namespaces/outside" {
-        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "outside" } }))
-    } else if path == "/api/v1/namespaces/early" {
-        let labels = json!({ "team": "early" });
-        (200, json!({ "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "early", "labels": labels } }))
-    } else if path == "/apis/bowline.dev/v1alpha1/meshes" {
-        // One that no watch has told of yet.
-        let selector = json!({ "matchLabels": { "team": "early" } });
-        let mesh = |name: &str, spec: Value| {
-            json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "Mesh", "metadata": { "name": name },
-                    "spec": spec })
-        };
-        let young = mesh("young", json!({ "injection": { "namespaceSelector": selector } }));
-        let items = [mesh(MESH, json!({})), young];
-        (200, json!({ "apiVersion": "bowline.dev/v1alpha1", "kind": "MeshList", "metadata": {}, "items": items }))
-    } else {
-        (
-            404,
-            json!({ "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found" }),
-        )
-    };
-    let body = Body::from(serde_json::to_vec(&answer).unwrap());
-    Ok(Response::builder().status(code).header("content-type", "application/json").body(body).unwrap())
-}
-
-fn review_of(token: &str) -> (u16, Value) {
-    let holder = |user: &str, pod: &str, uid: &str| {
-        json!({ "authenticated": true, "audiences": ["bowline.dev/identity"], "user": {
-            "username": user,
-            "extra": { "authentication.kubernetes.io/pod-name": [pod], "authentication.kubernetes.io/pod-uid": [uid] }
-        } })
-    };
-    const WEB: &str = "system:serviceaccount:shop:web";
-    let status = match token {
-        "good" => holder(WEB, "web-1", "uid-1"),
-        "expired-secret" => json!({ "error": "[invalid bearer token, service account token has expired]" }),
-        "audience-secret" => {
-            let mut status = holder(WEB, "web-1", "uid-1");
-            status["audiences"] = json!(["https://kubernetes.default.svc"]);
-            status
-        }
-        "user-secret" => holder("jane", "web-1", "uid-1"),
-        "podless-secret" => {
-            json!({ "authenticated": true, "audiences": ["bowline.dev/identity"], "user": { "username": WEB } })
-        }
-        "outsider-secret" => holder("system:serviceaccount:outside:web", "web-1", "uid-1"),
-        "replaced-secret" => holder(WEB, "web-1", "uid-0"),
-        "ended-secret" => holder(WEB, "done", "uid-2"),
-        "account-secret" => holder("system:serviceaccount:shop:admin", "web-1", "uid-1"),
-        "bare-secret" => holder(WEB, "bare", "uid-3"),
-        "down-secret" => {
-            return (500, json!({ "kind": "Status", "status": "Failure", "code": 500, "message": "etcd is away" }));
-        }
-        _ => json!({ "error": "invalid bearer token" }),
-    };
-    (
-        201,
-        json!({ "kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {}, "status": status }),
-    )
 }

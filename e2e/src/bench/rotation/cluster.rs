@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bowline_crds::names::{FINALIZER, INJECTED_ANNOTATION, MESH_LABEL, MESHED_LABEL};
-use bowline_operator::config::OPERATOR_NAME;
+use bowline_operator::runtime::config::OPERATOR_NAME;
 use bowline_proxy::contract::bootstrap::{GATE, SLOTS, TOKEN_AUDIENCE};
 use serde_json::{Value, json};
 

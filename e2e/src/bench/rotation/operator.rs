@@ -12,14 +12,20 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bowline_crds::Mesh;
 use bowline_operator::{
-    admin::Readiness,
     ca::{Authorities, MeshCa, state::CaState},
-    cache::{self, Cache},
-    config::{Config, OPERATOR_NAME},
-    context::{Ctx, Shutdown},
-    control::{Evidence, Tls, measure::Measures, server, subscribers::Hub, watch as index},
-    mesh::reconcile::reconcile,
-    meshes::Registry,
+    cluster::{
+        cache::{self, Cache},
+        membership::Registry,
+    },
+    reconcile::mesh::reconcile::reconcile,
+    runtime::{
+        config::{Config, OPERATOR_NAME},
+        context::{Ctx, Shutdown},
+    },
+    serving::{
+        admin::Readiness,
+        control::{Evidence, Tls, measure::Measures, server, subscribers::Hub, watch as index},
+    },
     telemetry::{MeshLabel, Metrics},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
