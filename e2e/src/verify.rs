@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result};
 use self::command::{Logged, Show};
 use self::failures::Failure;
 use self::tally::{Height, Tallies};
-use crate::env::Env;
-use crate::lock::Lock;
-use crate::prereq;
-use crate::progress::{minutes, say};
-use crate::shell::which;
+use crate::host::env::Env;
+use crate::host::lock::Lock;
+use crate::host::prereq;
+use crate::host::progress::{minutes, say};
+use crate::host::shell::which;
 
 /// The version of cargo-deny that is installed when there is none.
 const CARGO_DENY: &str = "0.20.2";
