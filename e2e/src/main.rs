@@ -199,11 +199,11 @@ const ROTATION: Other = Other { package: "bowline-bench-rotation", what: "the be
 
 /// Compiled by cargo, in the foreground; its arguments follow.
 fn other(env: &Env, Other { package, what, minutes }: &Other) -> Result<process::Command> {
-    if !env.target.join("harness").join(package).is_file() {
+    if !env.target.join("debug").join(package).is_file() {
         say(format_args!("[1/2] compiling {what}, about {minutes} min the first time; [2/2] running them"));
     }
     let mut command = process::Command::new(cargo::program());
-    command.args(["run", "--profile", "harness", "--package", package, "--"]).current_dir(&env.root);
+    command.args(["run", "--package", package, "--"]).current_dir(&env.root);
     command.env(PROGRAM, &env.program);
     Ok(command)
 }

@@ -1,18 +1,4 @@
-//! `cargo e2e bench rotation`: how long a rotation of the root takes with many proxies, and what it costs the operator.
-//!
-//! One process, over loopback: the operator's replicas as they are ([`operator`]) beside an API server in memory ([`api`], [`cluster`]), a
-//! stand-in for their Service ([`service`]), and the proxy's own identity and control client once for every simulated pod ([`fleet`]).
-//! Each part has threads of its own name, so that [`usage`] can tell who spent the processor's time.
-
-mod api;
-mod check;
-mod cluster;
-mod fleet;
-mod operator;
-mod outcome;
-mod phases;
-mod service;
-mod usage;
+//! One measurement: starts all parts, waits until every proxy is up, and follows a rotation to its end.
 
 use std::{
     net::SocketAddr,
@@ -29,21 +15,18 @@ use bowline_proxy::{
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 
-pub use self::outcome::Outcome;
-use self::{
+use super::{
     api::Api,
     cluster::{ACCOUNT, MESH_PATH, NAMESPACE},
     fleet::{Fleet, Mounted},
     operator::Operator,
+    outcome::Outcome,
     phases::Phases,
     usage::Usage,
 };
-use crate::host::env::Env;
 
 /// All of it takes at most so long.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// Longer than this for a rotation is worth a warning.
-const SLOW: Duration = Duration::from_secs(60);
 /// How often it is looked how far a rotation is.
 const LOOK: Duration = Duration::from_millis(10);
 /// The same where every proxy is looked at.
@@ -52,47 +35,10 @@ const LOOK_AT_ALL: Duration = Duration::from_millis(50);
 const FILES_EACH: u64 = 8;
 /// Open files of everything else.
 const FILES: u64 = 500;
-/// Most proxies: each has a source address of its own.
-const MOST: i64 = 10_000;
-
 /// Names of threads.
 const OPERATOR: &str = "bench-operator";
 const PROXIES: &str = "bench-proxies";
 const SERVICE: &str = "bench-service";
-
-/// What to measure.
-#[derive(Debug, clap::Args)]
-pub struct BenchRotation {
-    /// Simulated pods.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=MOST))]
-    proxies: u32,
-    /// Replicas of the operator.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
-    replicas: u8,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
-}
-
-/// Measures, prints, and leaves the figures with those of the tests. Call it outside of any runtime.
-///
-/// # Errors
-/// When something does not hold that must, or it takes longer than five minutes.
-pub fn run(args: &BenchRotation, env: &Env) -> Result<()> {
-    let bench = Bench { proxies: args.proxies, replicas: args.replicas, sign_for: Duration::from_secs(2) };
-    let dir = std::env::temp_dir().join(format!("bowline-bench-rotation-{}", std::process::id()));
-    let outcome = bench.measure(&dir)?;
-    outcome.figures()?.write(env, "bench_rotation")?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&outcome)?);
-    } else {
-        print!("{outcome}");
-    }
-    if outcome.rotation_seconds > SLOW.as_secs_f64() {
-        eprintln!("bench: warning: the rotation took longer than {} s", SLOW.as_secs());
-    }
-    Ok(())
-}
 
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +66,7 @@ impl Bench {
     /// Measures; `dir` is made, and removed at the end.
     ///
     /// # Errors
-    /// As [`run`].
+    /// When something does not hold that must, or it takes longer than five minutes.
     pub fn measure(self, dir: &Path) -> Result<Outcome> {
         // Fails when there is one already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 
-use crate::context::connect::Figures;
+use e2e::report::figures::Figures;
 
 /// What was measured. Processor seconds and leaves are of the rotation alone.
 #[derive(Debug, Clone, Default, Serialize)]

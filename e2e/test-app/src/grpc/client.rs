@@ -12,7 +12,7 @@ use tonic::{
 };
 
 use crate::{
-    http1::headers,
+    response::headers,
     proto::{
         health::{HealthCheckRequest, health_client::HealthClient},
         test::{Count, Failure, Message, echo_client::EchoClient},
