@@ -132,7 +132,9 @@ fn start(command: Command) -> Result<ExitCode> {
 async fn run(command: Command, env: &Env) -> Result<ExitCode> {
     let _lock = if uses_cluster(&command, env) { Some(Lock::cluster(env).await?) } else { None };
     match command {
-        Command::Up { nodes } => up::up(env, nodes).await?,
+        Command::Up { nodes } => {
+            up::up_from_nothing(env, nodes).await?;
+        }
         Command::Down => up::down(env).await?,
         Command::Kubectl { args } => {
             let code = kubectl::kubectl_command(env)?.args(args).interactive().await?;

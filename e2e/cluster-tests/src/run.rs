@@ -11,7 +11,7 @@ use crate::in_use;
 use crate::tests::{Needs, TESTS, Test, Where};
 use e2e::cluster::{install, kubectl, up};
 use e2e::host::env::Env;
-use e2e::host::progress::say;
+use e2e::host::progress::{about, say};
 use e2e::images::compile::{self, Profile};
 use e2e::images::{cert_manager, product};
 
@@ -59,15 +59,24 @@ struct Counts {
 pub async fn run(env: &Env, options: &Options) -> Result<bool> {
     let chosen = choose(&options.names)?;
     in_use::refuse(env).await?;
+    let profile = Profile::of(options.release);
+    let with_operator = chosen.iter().any(|test| test.needs != Needs::Cluster);
+    // Beside Kubernetes, where that has to be built.
+    let compilation = with_operator.then(|| compile::start(env, profile));
     up::up(env, Some(NODES)).await?;
     let nodes = if env.kubeconfig.is_none() { NODES.into() } else { count_nodes(env).await? };
-    if chosen.iter().any(|test| test.needs != Needs::Cluster && obstacle(env, test, nodes).is_none()) {
-        image::product::build_and_load(env, Profile::of(options.release)).await?;
+    let runs = |test: &&&Test| test.needs != Needs::Cluster && obstacle(env, test, nodes).is_none();
+    if let Some(compilation) = compilation
+        && chosen.iter().any(|test| runs(&test))
+    {
+        product::finish_and_load(env, profile, compilation).await?;
         install::install(env).await?;
     }
     let mut counts = Counts::default();
+    let mut left: Duration = chosen.iter().map(|test| takes(env, test)).sum();
     for (n, test) in chosen.iter().enumerate() {
-        say(format_args!("[{}/{}] {}: {}", n + 1, chosen.len(), test.name, test.proves));
+        say(format_args!("[{}/{}] {}: {}{}", n + 1, chosen.len(), test.name, test.proves, about(left)));
+        left = left.saturating_sub(takes(env, test));
         match obstacle(env, test, nodes) {
             Some(why) => {
                 println!("test {}: skipped, {why}", test.name);
@@ -85,6 +94,13 @@ pub async fn run(env: &Env, options: &Options) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
+/// What a test took the last time, or a third of what it may take.
+fn takes(env: &Env, test: &Test) -> Duration {
+    let before = Figures::read(env, test.name).ok().flatten();
+    let seconds = before.and_then(|figures| figures.get("seconds")?.as_f64()).filter(|seconds| seconds.is_finite());
+    Duration::from_secs_f64(seconds.unwrap_or(test.minutes as f64 * 20.0).max(0.0))
+}
+
 /// Why a test does not run on this cluster.
 fn obstacle(env: &Env, test: &Test, nodes: usize) -> Option<String> {
     match test.place {
@@ -97,7 +113,7 @@ fn obstacle(env: &Env, test: &Test, nodes: usize) -> Option<String> {
 }
 
 async fn count_nodes(env: &Env) -> Result<usize> {
-    let names = up::kubectl_command(env)?.args(["get", "nodes", "--output", "name"]).output().await?;
+    let names = kubectl::kubectl_command(env)?.args(["get", "nodes", "--output", "name"]).output().await?;
     Ok(names.split_whitespace().count())
 }
 

@@ -10,7 +10,7 @@ use super::health;
 use super::kubectl::kubectl_command;
 use crate::host::env::Env;
 use crate::host::prereq;
-use crate::host::progress::{say, step};
+use crate::host::progress::{Steps, say, step};
 use crate::images::{base, load};
 use crate::nodes::pki::Pki;
 use crate::nodes::state::Record;
@@ -56,6 +56,24 @@ fn unfinished(recorded: &[(u8, bool)], there: impl IntoIterator<Item = u8>) -> B
 pub fn takes(env: &Env) -> Duration {
     let running = env.kubeconfig.is_some() || Record::read(env).ok().flatten().is_some();
     Duration::from_secs(if running { 5 } else { 60 })
+}
+
+/// As [`up`], in announced steps when Kubernetes has to be built first.
+///
+/// # Errors
+/// As [`up`].
+pub async fn up_from_nothing(env: &Env, wanted: Option<u8>) -> Result<()> {
+    let building = if env.kubeconfig.is_none() { Programs::takes(env)? } else { Duration::ZERO };
+    if building.is_zero() {
+        return up(env, wanted).await;
+    }
+    let steps = vec![("building Kubernetes".to_owned(), building), ("starting the cluster".to_owned(), takes(env))];
+    let mut steps = Steps::announce("up", steps);
+    steps.next();
+    prepare(env).await?;
+    Programs::build(env).await?;
+    steps.next();
+    up(env, wanted).await
 }
 
 /// Brings a cluster of at least `wanted` nodes up (default: what runs, else one). The caller holds the cluster's lock.

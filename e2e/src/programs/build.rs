@@ -60,7 +60,7 @@ pub(super) async fn build_missing(env: &Env, modules: &[Module]) -> Result<()> {
     let mut done = 0;
     for (n, ((module, dir), packages)) in todo.iter().zip(packages).enumerate() {
         let names: Vec<_> = module.programs.iter().map(|program| program.name).collect();
-        let title = format!("[{}/{}] building {}", n + 1, todo.len(), names.join(", "));
+        let title = format!("building {} (module {} of {})", names.join(", "), n + 1, todo.len());
         let compiled = AtomicUsize::new(0);
         let remark = || {
             let here = compiled.load(Ordering::Relaxed).min(packages) as f64 / packages.max(1) as f64;

@@ -117,7 +117,7 @@ impl Tallies {
         let talks = |package: &str| self.root.join(package).join(source).is_file();
         if source.starts_with("tests/")
             && !pure(source)
-            && ["proxy", "operator", "e2e", "e2e/test-app"].into_iter().any(talks)
+            && ["proxy", "operator", "e2e/test-app"].into_iter().any(talks)
         {
             Height::SocketsAndApi
         } else {
