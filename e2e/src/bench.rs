@@ -1,6 +1,6 @@
 //! `cargo e2e bench proxy`: our proxy pair beside its peers, in one run of `e2e/bench/run`.
 //!
-//! [`rotation`] measures another thing by itself.
+//! `cargo e2e bench rotation` measures another thing, in a program of its own: `e2e/bench/rotation`.
 //!
 //! Flow: packages → peers that can be had → our release binary → the harness → a table under `target/e2e/bench/`.
 
@@ -12,7 +12,6 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 mod bounds;
-pub mod rotation;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]

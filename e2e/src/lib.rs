@@ -1,20 +1,15 @@
-//! The machinery behind `cargo e2e`: a throw-away cluster on this machine, images without a registry, tests on a real Kubernetes.
+//! The machinery behind `cargo e2e`: a throw-away cluster on this machine, images without a registry, a demo, and the stages of a verification.
+//!
+//! Floors, from the top: [`verify`], [`bench`], [`demo`] → [`cluster`] → [`images`] → [`nodes`] → [`programs`] → [`report`] → [`host`]. It
+//! speaks to the cluster with kubectl and links no client, no TLS, and nothing of operator and proxy, so that it is compiled in seconds; the
+//! tests on the cluster (`e2e/cluster-tests`) and the rotation benchmark (`e2e/bench/rotation`) are programs of their own above it.
 
 pub mod bench;
 pub mod cluster;
-pub mod context;
 pub mod demo;
-pub mod env;
+pub mod host;
 pub mod images;
-pub mod in_use;
-pub mod install;
-pub mod lock;
-pub mod meshed;
-pub mod prereq;
+pub mod nodes;
 pub mod programs;
-pub mod progress;
 pub mod report;
-pub mod run_tests;
-pub mod shell;
-pub mod tests;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! `cargo e2e verify`: everything that must hold before a change lands, with a time per stage and one total at the end.
+//! `cargo e2e verify`: everything that must hold before a change lands. In: a checkout. Out: a verdict and a time for each stage, one total.
 //!
 //! Every stage is a command that a developer can run alone; its whole output goes to `target/e2e/verify/STAGE.log`.
 
@@ -15,11 +15,14 @@ use anyhow::{Context as _, Result};
 use self::command::{Logged, Show};
 use self::failures::Failure;
 use self::tally::{Height, Tallies};
-use crate::env::Env;
-use crate::lock::Lock;
-use crate::prereq;
-use crate::progress::{minutes, say};
-use crate::shell::which;
+use crate::cluster::up;
+use crate::host::env::Env;
+use crate::host::lock::Lock;
+use crate::host::prereq;
+use crate::host::progress::{Steps, minutes, say};
+use crate::host::shell::which;
+use crate::images::compile::{self, Profile};
+use crate::programs::kubernetes::Programs;
 
 /// The version of cargo-deny that is installed when there is none.
 const CARGO_DENY: &str = "0.20.2";
@@ -55,7 +58,7 @@ struct Ended {
 /// When a command cannot be started or a log cannot be written; a failing check or test is no error, but `Ok(false)`.
 pub async fn verify(env: &Env, options: Options) -> Result<bool> {
     prereq::warn_of_full_disks(env);
-    let mut run = Run::new(env)?;
+    let mut run = Run::new(env, options)?;
     run.checks().await?;
     let built = run.rust_tests().await?;
     if options.no_cluster {
@@ -75,29 +78,61 @@ struct Run<'a> {
     since: Instant,
     ended: Vec<Ended>,
     tallies: Tallies,
+    steps: Steps,
     /// The cluster's, while stages use it.
     lock: Option<Lock>,
 }
 
+/// The stages of a run, and about what each takes on two cores: what is in no cache is made.
+fn stages(env: &Env, options: Options) -> Result<Vec<(String, Duration)>> {
+    let made = |dir: &str, warm: u64, cold: u64| if env.target.join(dir).is_dir() { warm } else { cold };
+    let mut stages = vec![("format", 5)];
+    if !has_cargo_deny() {
+        stages.push(("install-cargo-deny", 180));
+    }
+    let compiled = made("debug/deps", 60, 600);
+    stages.extend([("deny", 5), ("advisories", 10), ("clippy", compiled / 2), ("build-tests", compiled)]);
+    stages.push(("rust-tests", 180));
+    if !options.no_cluster {
+        let ours = env.kubeconfig.is_none();
+        let up = up::takes(env) + if ours { Programs::takes(env)? } else { Duration::ZERO };
+        stages.push(("cluster-up", up.as_secs()));
+        stages.push(("images", compile::takes(env, Profile::Image).as_secs() + 20));
+        stages.extend([("cluster-tests", if options.long { 3 } else { 1 } * 3600), ("demo", 60)]);
+        if ours && !options.keep {
+            stages.push(("cluster-down", 5));
+        }
+    }
+    Ok(stages.into_iter().map(|(name, seconds)| (name.to_owned(), Duration::from_secs(seconds))).collect())
+}
+
+fn has_cargo_deny() -> bool {
+    which("cargo-deny").is_some() || home_bin("cargo-deny").is_some_and(|file| file.is_file())
+}
+
 impl<'a> Run<'a> {
-    fn new(env: &'a Env) -> Result<Self> {
+    fn new(env: &'a Env, options: Options) -> Result<Self> {
         let logs = env.out.join("verify");
         std::fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
         let cargo = std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from);
         let tallies = Tallies::new(&env.root);
-        Ok(Self { env, cargo, logs, since: Instant::now(), ended: vec![], tallies, lock: None })
+        let steps = Steps::announce("verify", stages(env, options)?);
+        Ok(Self { env, cargo, logs, since: Instant::now(), ended: vec![], tallies, steps, lock: None })
     }
 
     async fn checks(&mut self) -> Result<()> {
         self.cargo("format", &["fmt", "--all", "--check"]).await?;
-        if which("cargo-deny").is_none() && !home_bin("cargo-deny").is_some_and(|f| f.is_file()) {
+        if !has_cargo_deny() {
             let args = ["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY];
             self.cargo("install-cargo-deny", &args).await?;
         }
         self.cargo("deny", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]).await?;
         match advisories::obstacle(env_home().as_deref()).await {
             None => self.advisories().await?,
-            Some(why) => self.skip("advisories", &why),
+            Some(why) => {
+                self.steps.next();
+                self.skip("advisories", &why);
+            }
         }
         let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
         self.cargo("clippy", &clippy).await?;
@@ -117,8 +152,11 @@ impl<'a> Run<'a> {
     /// Holds the cluster from its start to its end, so that no other run comes between two stages.
     async fn cluster(&mut self, options: Options) -> Result<()> {
         self.lock = Some(Lock::cluster(self.env).await?);
+        // Beside Kubernetes: what is not through by then the stage of the images waits for, and it tells what failed.
+        let ahead = compile::start(self.env, Profile::Image);
         let up = self.e2e("cluster-up", &["up", "--nodes", "2"]).await?;
         if up && self.e2e("images", &["images"]).await? {
+            drop(ahead);
             let test: &[&str] = if options.long { &["test", "--long"] } else { &["test"] };
             self.e2e("cluster-tests", test).await?;
             self.e2e("demo", &["demo"]).await?;
@@ -134,15 +172,16 @@ impl<'a> Run<'a> {
         self.stage(name, args, Show::OnFailure).await
     }
 
-    /// Another command of this program, in a process of its own: the tests' compilation may have replaced its executable.
+    /// Another command of this program, as a developer calls it.
     async fn e2e(&mut self, name: &'static str, args: &[&str]) -> Result<bool> {
-        let args = [&["run", "--package", "e2e", "--bin", "e2e", "--"], args].concat();
+        let args = [&["run", "--profile", "harness", "--package", "e2e", "--"], args].concat();
         self.stage(name, &args, Show::Lines).await
     }
 
     /// The database may be out of reach although its server has just answered; then nothing is known, and nothing wrong.
     async fn advisories(&mut self) -> Result<()> {
         let (name, begun) = ("advisories", Instant::now());
+        self.steps.next();
         let args = ["deny", "--log-level", "error", "check", name];
         let (good, lines) = self.run(name, &args, Show::OnFailure).await?;
         match advisories::unfetched(&lines) {
@@ -154,6 +193,7 @@ impl<'a> Run<'a> {
 
     async fn stage(&mut self, name: &'static str, args: &[&str], show: Show) -> Result<bool> {
         let begun = Instant::now();
+        self.steps.next();
         let (good, lines) = self.run(name, args, show).await?;
         self.end(name, begun, good, &lines);
         Ok(good)

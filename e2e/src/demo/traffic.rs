@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use crate::context::metrics::{Metrics, Sample};
-use crate::context::{Context, pods};
+use super::metrics::{Metrics, Sample};
+use crate::cluster::kubectl::{kubectl, pods};
+use crate::host::env::Env;
 
 const REQUESTS: &str = "bowline_http_requests_total";
 const BUCKETS: &str = "bowline_http_request_duration_seconds_bucket";
@@ -37,13 +38,13 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// Scrapes every meshed pod, through the API server, so that it works on any cluster.
-    pub(super) async fn scrape(cx: &Context, namespace: &str) -> Result<Self> {
+    pub(super) async fn scrape(env: &Env, namespace: &str) -> Result<Self> {
         let mut edges = BTreeMap::<_, Edge>::new();
-        for pod in cx.pods(namespace, "app").await? {
-            let name = pods::name(&pod);
+        for pod in pods(env, namespace, "app").await? {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
             let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:15020/proxy/metrics");
-            let page = cx.kubectl(&["get", "--raw", &path]).await.with_context(|| format!("metrics of {name}"))?;
-            let app = pod.metadata.labels.unwrap_or_default().remove("app").unwrap_or(name);
+            let page = kubectl(env, &["get", "--raw", &path]).await.with_context(|| format!("metrics of {name}"))?;
+            let app = pod["metadata"]["labels"]["app"].as_str().unwrap_or(name).to_owned();
             let metrics = Metrics::parse(&page)?;
             for sample in metrics.select(REQUESTS, &[("direction", "inbound")]) {
                 let edge = edges.entry((peer(sample), app.clone())).or_default();

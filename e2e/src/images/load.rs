@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::cluster::node_files::{containerd_socket, dir, images_ready};
-use crate::cluster::state::{Record, write_atomically};
-use crate::env::Env;
-use crate::programs::Programs;
-use crate::progress::{say, step};
-use crate::shell::{Cmd, run};
+use crate::host::env::Env;
+use crate::host::progress::{say, step};
+use crate::host::shell::{Cmd, run};
+use crate::nodes::node_files::{containerd_socket, dir, images_ready};
+use crate::nodes::state::{Record, write_atomically};
+use crate::programs::kubernetes::Programs;
 
 /// What a node was given: image name to the archive and the digest of the image's configuration, which covers its content.
 type Loaded = BTreeMap<String, Given>;
@@ -82,17 +82,20 @@ pub async fn on_new_node(env: &Env, programs: &Programs, number: u8, base: &[Pat
 
 /// Whether a container of a pod runs another image than the one of that name on the nodes of our own cluster: it was built anew since.
 #[must_use]
-pub fn is_outdated(env: &Env, pod: &Pod) -> bool {
+pub fn is_outdated(env: &Env, pod: &Value) -> bool {
     differs(pod, |name| on_first_node(env, name))
 }
 
-fn differs(pod: &Pod, loaded: impl Fn(&str) -> Option<String>) -> bool {
-    let spec = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
-    let names: BTreeMap<_, _> = spec.filter_map(|c| Some((&c.name, c.image.as_deref()?))).collect();
-    let statuses = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]);
-    statuses.flatten().flatten().any(|status| {
-        let runs = status.image_id.trim_start_matches("sha256:");
-        let loaded = names.get(&status.name).and_then(|name| loaded(name));
+fn differs(pod: &Value, loaded: impl Fn(&str) -> Option<String>) -> bool {
+    let each = |part: &str, lists: [&str; 2]| -> Vec<Value> {
+        let all = lists.map(|list| pod[part][list].as_array().cloned().unwrap_or_default());
+        all.into_iter().flatten().collect()
+    };
+    let spec = each("spec", ["initContainers", "containers"]);
+    let names: BTreeMap<_, _> = spec.iter().filter_map(|c| Some((c["name"].as_str()?, c["image"].as_str()?))).collect();
+    each("status", ["initContainerStatuses", "containerStatuses"]).iter().any(|status| {
+        let runs = status["imageID"].as_str().unwrap_or_default().trim_start_matches("sha256:");
+        let loaded = status["name"].as_str().and_then(|name| names.get(name)).and_then(|name| loaded(name));
         // One that has not started yet has no image.
         !runs.is_empty() && loaded.is_some_and(|loaded| loaded != runs)
     })
@@ -183,9 +186,9 @@ mod tests {
 
     #[test]
     fn a_pod_is_outdated_when_any_of_its_images_was_built_anew() {
-        let pod = |proxy: &str, app: &str| -> Pod {
+        let pod = |proxy: &str, app: &str| -> Value {
             let status = |name: &str, id: &str| json!({ "name": name, "imageID": id, "image": "", "ready": true, "restartCount": 0 });
-            let pod = json!({
+            json!({
                 "spec": {
                     "initContainers": [{ "name": "bowline-a", "image": "localhost/bowline-proxy:0.1.0" }],
                     "containers": [{ "name": "app", "image": "localhost/bowline-test-app:0.1.0" }],
@@ -194,8 +197,7 @@ mod tests {
                     "initContainerStatuses": [status("bowline-a", proxy)],
                     "containerStatuses": [status("app", app)],
                 },
-            });
-            serde_json::from_value(pod).unwrap()
+            })
         };
         let loaded = |name: &str| match name {
             "localhost/bowline-proxy:0.1.0" => Some("aa".to_owned()),

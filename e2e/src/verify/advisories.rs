@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::shell::Cmd;
+use crate::host::shell::Cmd;
 
 /// Where cargo-deny fetches it from.
 const DATABASE: &str = "https://github.com/RustSec/advisory-db";

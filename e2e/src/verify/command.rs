@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use crate::progress::{say, step_with};
+use crate::host::progress::{say, step_with};
 
 /// How much of a quiet command's output is shown when it failed.
 const LINES_SHOWN: usize = 120;

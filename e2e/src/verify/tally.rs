@@ -115,9 +115,7 @@ impl Tallies {
     fn height(&self, source: &str) -> Height {
         let pure = |name: &str| name.ends_with("_drift.rs") || name.ends_with("manifests.rs");
         let talks = |package: &str| self.root.join(package).join(source).is_file();
-        if source.starts_with("tests/")
-            && !pure(source)
-            && ["proxy", "operator", "e2e", "e2e/test-app"].into_iter().any(talks)
+        if source.starts_with("tests/") && !pure(source) && ["proxy", "operator", "e2e/test-app"].into_iter().any(talks)
         {
             Height::SocketsAndApi
         } else {

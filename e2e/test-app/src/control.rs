@@ -19,9 +19,9 @@ use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::{
     health::Health,
-    http1::{Body, json_answer, text},
     load::{self, Report, Stop},
-    serve::pod,
+    pod::pod,
+    response::{Body, json_answer, text},
 };
 
 /// Default control port.

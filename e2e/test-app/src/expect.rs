@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    fetch::{Target, connect},
-    http1::pattern,
+    pattern::pattern,
+    target::{Target, connect},
 };
 
 /// The upload.

@@ -1,4 +1,4 @@
-//! One HTTP request on a connection of its own, and what every client here needs to connect.
+//! One HTTP request on a connection of its own.
 
 use std::{
     convert::Infallible,
@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use http::{Request, Uri, header};
+use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Frame, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,13 +20,14 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::http1::{headers, pattern};
+use crate::{
+    pattern::pattern,
+    response::headers,
+    target::{Target, connect},
+};
 
 /// Most of a body that is printed, in bytes.
 const SHOWN_BYTES: usize = 64 << 10;
@@ -66,58 +67,6 @@ pub(crate) struct Args {
     /// Try until it succeeds (status below 500), for at most so many seconds.
     #[arg(long)]
     until: Option<f64>,
-}
-
-/// Where a URL points.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    /// `HOST[:PORT]`, for the Host header.
-    pub(crate) authority: String,
-    /// Host without brackets.
-    pub(crate) host: String,
-    /// Port; by default the scheme's.
-    pub(crate) port: u16,
-    /// Whether TLS is spoken.
-    pub(crate) tls: bool,
-    /// Path and query.
-    pub(crate) path: String,
-}
-
-impl Target {
-    /// Reads `http://HOST[:PORT]/PATH`; the scheme may be missing.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let uri: Uri = full.parse().with_context(|| format!("URL {url:?}"))?;
-        let authority = uri.authority().with_context(|| format!("URL {url:?} has no host"))?;
-        let (tls, port) = match uri.scheme_str() {
-            Some("http") => (false, 80),
-            Some("https") => (true, 443),
-            _ => bail!("URL {url:?}: only http and https are spoken here"),
-        };
-        Ok(Self {
-            authority: authority.to_string(),
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(port),
-            tls,
-            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-        })
-    }
-}
-
-/// Resolves and connects, trying every address.
-pub(crate) async fn connect(target: &Target) -> Result<TcpStream> {
-    let addresses = tokio::net::lookup_host((target.host.as_str(), target.port)).await.context("resolve")?;
-    let mut last = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(e) => last = Some(e),
-        }
-    }
-    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into)).context("connect")
 }
 
 /// A plain GET; see [`run`].

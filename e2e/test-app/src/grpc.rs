@@ -10,6 +10,7 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap, t
 
 use crate::{
     health::Health,
+    pod::pod,
     proto::{
         health::{
             HealthCheckRequest, HealthCheckResponse,
@@ -21,7 +22,6 @@ use crate::{
             echo_server::{Echo, EchoServer},
         },
     },
-    serve::pod,
 };
 
 type Answers = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;

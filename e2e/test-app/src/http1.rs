@@ -1,25 +1,29 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 with prior knowledge on one port.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use futures_util::stream;
-use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 
-use crate::{health::Health, page::Page, serve::pod, websocket};
-
-/// Body of every answer.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+use crate::{
+    health::Health,
+    page::Page,
+    pattern::pattern,
+    pod::pod,
+    response::{Body, headers, json_answer, text},
+    websocket,
+};
 
 /// Largest body that the echo holds in memory; `/upload` takes any.
 const MAX_ECHO_BYTES: usize = 1 << 20;
@@ -131,11 +135,6 @@ fn bytes(count: u64) -> Response<Body> {
     response
 }
 
-/// Byte `i` of every generated body is `i mod 251`: an offset shows at once.
-pub(crate) fn pattern(from: u64, count: usize) -> Bytes {
-    (0..count as u64).map(|i| ((from + i) % 251) as u8).collect()
-}
-
 /// `count` numbered chunks without a length.
 fn chunked(count: u64) -> Response<Body> {
     let lines = (0..count).map(|i| Ok(Frame::data(Bytes::from(format!("chunk {i}\n")))));
@@ -152,31 +151,4 @@ fn events(interval_ms: u64) -> Response<Body> {
         Some((Ok(Frame::data(Bytes::from(format!("{sequence}\n")))), sequence + 1))
     }));
     Response::new(body.boxed_unsync())
-}
-
-/// Headers as JSON; several of one name are joined by a comma.
-pub(crate) fn headers(map: &HeaderMap) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::<String, String>::new();
-    for (name, value) in map {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        out.entry(name.to_string()).and_modify(|v| *v = format!("{v},{value}")).or_insert_with(|| value.to_string());
-    }
-    out
-}
-
-/// A JSON answer.
-pub(crate) fn json_answer(value: &Value) -> Response<Body> {
-    let mut response = text(StatusCode::OK, format!("{value}\n"));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    response
-}
-
-/// A text answer; it names the pod.
-pub(crate) fn text(status: StatusCode, body: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
-    *response.status_mut() = status;
-    if let Ok(name) = pod().parse() {
-        response.headers_mut().insert("x-pod", name);
-    }
-    response
 }

@@ -12,7 +12,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{http1::text, serve::listen};
+use crate::{listener::listen, response::text};
 
 /// Where it listens and what it proves.
 #[derive(clap::Args)]

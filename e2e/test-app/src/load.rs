@@ -1,6 +1,7 @@
 //! Load at a fixed rate: requests are due whether or not earlier ones were answered (an open model), and their time counts from then, some
 //! on fresh connections, the rest on a pool; beside them long-lived streams are held. What fails is counted by kind.
 
+mod held;
 mod report;
 mod streams;
 
@@ -26,9 +27,9 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use crate::fetch::{Target, connect};
-pub(crate) use report::Report;
-use streams::With;
+use self::held::With;
+pub(crate) use self::report::Report;
+use crate::target::{Target, connect};
 
 /// What load to make.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -137,7 +138,7 @@ pub(crate) async fn drive(args: Args, report: Arc<Report>, stop: Stop) -> Result
     while tasks.join_next().await.is_some() {}
     stop.send_replace(true);
     let last = async { while held.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(silence + streams::GRACE, last).await;
+    let _ = tokio::time::timeout(silence + held::GRACE, last).await;
     for _ in 0..held.len() {
         report.stream_lost("never came to an end");
     }

@@ -12,8 +12,8 @@ use hyper_util::{
 use serde_json::json;
 
 use crate::{
-    http1::{Body, json_answer, text},
-    serve::pod,
+    pod::pod,
+    response::{Body, json_answer, text},
 };
 
 /// Largest answer of a backend, in bytes.

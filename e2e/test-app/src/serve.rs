@@ -1,10 +1,10 @@
 //! The server: opens every port, serves until SIGTERM, then lingers as long as it was told, and says farewell to whom it was told.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 
@@ -12,7 +12,9 @@ use crate::{
     control, fetch, grpc,
     health::Health,
     http1::{self, Site},
+    listener::{accept, listen},
     page::Page,
+    pod::pod,
     tcp,
 };
 
@@ -52,11 +54,6 @@ pub(crate) struct Args {
     /// Seconds before anything is served (a slow start).
     #[arg(long, default_value_t = 0.0)]
     start_after: f64,
-}
-
-/// Name of this pod, as answers carry it.
-pub(crate) fn pod() -> String {
-    std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "unknown".into())
 }
 
 /// Serves until SIGTERM.
@@ -108,27 +105,4 @@ async fn http(port: u16, site: &Arc<Site>) -> Result<()> {
     let site = Arc::clone(site);
     accept(listen(port).await?, move |stream, peer| http1::serve(stream, peer, Arc::clone(&site)));
     Ok(())
-}
-
-/// Listens on all addresses, IPv6 too where the node has it.
-pub(crate) async fn listen(port: u16) -> Result<TcpListener> {
-    match TcpListener::bind(("::", port)).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("bind port {port}")),
-    }
-}
-
-/// One task for each connection.
-pub(crate) fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    tokio::spawn(async move {
-        loop {
-            // Only a lack of descriptors fails here: the next connection may find one.
-            let Ok((stream, peer)) = listener.accept().await else { continue };
-            let _ = stream.set_nodelay(true);
-            tokio::spawn(serve(stream, peer));
-        }
-    });
 }

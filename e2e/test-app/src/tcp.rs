@@ -13,9 +13,9 @@ use tokio::{
 };
 
 use crate::{
-    fetch::{Target, connect},
     health::Health,
-    serve::{listen, pod},
+    listener::{listen, pod},
+    target::{Target, connect},
 };
 
 /// The connection.
@@ -123,7 +123,7 @@ async fn converse(args: &Args) -> Result<Value> {
 
 /// Sends and receives at once, so that neither side's buffers limit it.
 async fn bulk(stream: &mut BufReader<TcpStream>, count: usize) -> Result<()> {
-    let data = crate::http1::pattern(0, count);
+    let data = crate::pattern::pattern(0, count);
     let (mut read, mut write) = tokio::io::split(stream);
     let mut back = vec![0; count];
     let (sent, got) = tokio::join!(write.write_all(&data), read.read_exact(&mut back));

@@ -19,8 +19,8 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    fetch::{Target, connect},
-    http1::{Body, text},
+    response::{Body, text},
+    target::{Target, connect},
 };
 
 /// What to send.

@@ -12,11 +12,11 @@ use tonic::{
 };
 
 use crate::{
-    http1::headers,
     proto::{
         health::{HealthCheckRequest, health_client::HealthClient},
         test::{Count, Failure, Message, echo_client::EchoClient},
     },
+    response::headers,
 };
 
 /// The call.

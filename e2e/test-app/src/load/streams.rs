@@ -4,8 +4,6 @@
 pub(super) mod grpc;
 pub(super) mod websocket;
 
-use std::{sync::Arc, time::Duration};
-
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http::Request;
@@ -14,30 +12,11 @@ use hyper::client::conn;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::watch,
-    time::{Interval, timeout},
+    time::timeout,
 };
 
-use super::Report;
-use crate::fetch::{Target, connect};
-
-/// After the load was told to stop, every stream has ended so long after its silence would have.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
-
-/// What a stream is held with.
-pub(super) struct With {
-    /// Where it reports to.
-    pub(super) report: Arc<Report>,
-    /// Whether it shall end.
-    pub(super) stop: watch::Receiver<bool>,
-    /// Silence after which it counts as lost; events come ten times a second.
-    pub(super) silence: Duration,
-}
-
-/// Ten times a second.
-fn pace() -> Interval {
-    tokio::time::interval(Duration::from_millis(100))
-}
+use super::held::{With, pace};
+use crate::target::{Target, connect};
 
 /// Holds one `/stream` and checks its numbering.
 pub(super) async fn hold_http(target: Target, with: With) {

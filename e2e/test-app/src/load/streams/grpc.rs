@@ -5,10 +5,10 @@ use futures_util::stream;
 use tokio::{sync::mpsc, time::timeout};
 use tonic::transport::Endpoint;
 
-use super::{With, pace};
 use crate::{
-    fetch::Target,
+    load::held::{With, pace},
     proto::test::{Message, echo_client::EchoClient},
+    target::Target,
 };
 
 /// Holds one call and checks that every message comes back.

@@ -5,8 +5,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{With, pace};
-use crate::fetch::{Target, connect};
+use crate::{
+    load::held::{With, pace},
+    target::{Target, connect},
+};
 
 /// Holds one WebSocket and checks that every message comes back.
 pub(in crate::load) async fn hold(target: Target, with: With) {
