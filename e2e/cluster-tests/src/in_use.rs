@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bowline_crds::Mesh;
-use bowline_operator::cluster::membership::{Membership, Roster, exempt};
+use bowline_operator::cluster::membership::{Membership, MeshSelectors, exempt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -51,7 +51,7 @@ async fn members(client: &Client) -> Result<Vec<String>> {
 
 /// The namespaces that belong to a Mesh, or name one, and are none of ours.
 fn foreign(meshes: &[Arc<Mesh>], namespaces: &[Namespace]) -> Vec<String> {
-    let roster = Roster::new(meshes, &Arc::new(exempt(NAMESPACE)));
+    let roster = MeshSelectors::new(meshes, &Arc::new(exempt(NAMESPACE)));
     let joined = |n: &&Namespace| !matches!(roster.membership(&n.metadata), Membership::None);
     let names = namespaces.iter().filter(joined).map(|n| n.name_any());
     names.filter(|name| !OURS.iter().any(|ours| name.starts_with(ours))).collect()

@@ -14,7 +14,8 @@ use tokio::{
 
 use crate::{
     health::Health,
-    listener::{listen, pod},
+    listener::listen,
+    pod::pod,
     target::{Target, connect},
 };
 
