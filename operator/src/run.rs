@@ -164,8 +164,8 @@ pub async fn run(config: Config) -> TaskResult {
         client,
         config,
     });
-    background.spawn(ca::store::watch(ctx.clone()));
-    background.spawn(ca::restore::run(ctx.clone()));
+    background.spawn(ca::issuance::store::watch(ctx.clone()));
+    background.spawn(ca::issuance::restore::run(ctx.clone()));
     background.spawn(webhook::serving::watch(ctx.clone()));
 
     // End by themselves once they are asked to.

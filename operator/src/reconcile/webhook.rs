@@ -28,7 +28,7 @@ use self::{
     standing::{HeldUp, Standing},
 };
 use crate::{
-    ca::material::fingerprint,
+    ca::fingerprint::fingerprint,
     runtime::{config::WEBHOOK_SECRET, context::Ctx, shutdown::TaskResult},
     telemetry::Outcome,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline_operator::ca::{Authorities, restore};
+use bowline_operator::ca::{Authorities, issuance::restore};
 use http::Method;
 use serde_json::{Value, json};
 

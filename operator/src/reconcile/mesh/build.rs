@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::fetch::Observed;
 use crate::{
-    ca::{evidence::Mount, state::CaState},
+    ca::{issuance::state::CaState, rotation::evidence::Mount},
     cluster::mesh::validate::Valid,
     runtime::config::Config,
 };

@@ -9,7 +9,8 @@ use kube::ResourceExt;
 
 use super::build::Plan;
 use crate::{
-    ca::{ensure::Ensured, ledger::Write},
+    ca::rotation::write::Write,
+    reconcile::rotation::ensure::Ensured,
     runtime::{config::CA_SECRET, context::Ctx},
 };
 

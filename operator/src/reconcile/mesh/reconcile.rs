@@ -19,14 +19,19 @@ use super::{
 };
 use crate::{
     ca::{
-        decide::{Offer, Policy, risk::at_risk, trigger::next_due},
-        ensure::{EnsureError, Ensured, Memory, Wish, ensure},
-        evidence::SKEW_BOUND,
-        observe::Observer,
-        restore,
-        source::{self, SourceError},
-        state::{CaState, at, unix},
-        store,
+        issuance::{
+            restore,
+            source::{self, SourceError},
+            state::CaState,
+            store,
+        },
+        rotation::{
+            guard::SKEW_BOUND,
+            policy::{AuthoritySource, Policy},
+            risk::at_risk,
+            trigger::next_due,
+        },
+        unix_time::{at, unix},
     },
     cluster::{
         cache::Cache,
@@ -35,7 +40,13 @@ use crate::{
             validate::{Valid, validate},
         },
     },
-    reconcile::webhook,
+    reconcile::{
+        rotation::{
+            ensure::{Desired, EnsureError, Ensured, Fallback, ensure},
+            observe::Observer,
+        },
+        webhook,
+    },
     runtime::{config::CA_SECRET, context::Ctx},
     telemetry::{MeshLabel, StepLabels},
 };
@@ -215,18 +226,18 @@ async fn bring_about(
         Err(error) => (None, Some(error)),
     };
     let offer = match &offered {
-        Some(offered) => offered.offer(),
-        None if external => Offer::Nothing,
-        None => Offer::BuiltIn,
+        Some(offered) => offered.source(),
+        None if external => AuthoritySource::Unavailable,
+        None => AuthoritySource::BuiltIn,
     };
     let policy = policy(&valid, observed, offer);
     // Another replica may remember what this one does not.
     let waited = ctx.authorities.lost_for(&valid.name, now) >= restore::PATIENCE;
     let accept_new_root = waited && new_root::is_accepted(observed);
-    let memory = Memory { state: remembered, published: policy.published_sequence > 0, accept_new_root };
+    let fallback = Fallback { state: remembered, published: policy.published_sequence > 0, accept_new_root };
     let witness = Observer { ctx, mesh: &valid.name, mounts: mounts(observed) };
-    let wish = Wish { policy: &policy, offered: offered.as_ref() };
-    let ensured = ensure(&store::api(ctx), wish, memory, &witness, SystemTime::now).await;
+    let desired = Desired { policy: &policy, offered: offered.as_ref() };
+    let ensured = ensure(&store::api(ctx), desired, fallback, &witness, SystemTime::now).await;
     ctx.authorities.note(&valid.name, matches!(ensured, Err(EnsureError::Lost(_))), now);
     let ensured = match (ensured, source) {
         (Err(EnsureError::NoOffer), Some(error)) => return Err(ReconcileError::Source(error)),
@@ -253,7 +264,7 @@ async fn abandon_old_source(ctx: &Ctx, observed: &Observed, valid: &Valid, ensur
     }
 }
 
-fn policy(valid: &Valid, observed: &Observed, offer: Offer) -> Policy {
+fn policy(valid: &Valid, observed: &Observed, source: AuthoritySource) -> Policy {
     let status = observed.mesh.status.as_ref().and_then(|s| s.certificates.as_ref()).map(|c| c.bundle_sequence);
     let published = observed.config_maps.values().filter_map(|m| config_map::sequence(m)).chain(status).max();
     Policy {
@@ -265,7 +276,7 @@ fn policy(valid: &Valid, observed: &Observed, offer: Offer) -> Policy {
         after_percent: valid.after_percent,
         requests: valid.requests.clone(),
         distrust: valid.distrust.clone(),
-        offer,
+        source,
         published_sequence: published.unwrap_or_default(),
     }
 }

@@ -21,12 +21,9 @@ use super::{
     pods::{Counts, NAMED, named},
 };
 use crate::{
-    ca::{
-        ensure::Ensured,
-        state::{CaState, unix},
-    },
+    ca::{issuance::state::CaState, unix_time::unix},
     cluster::mesh::in_force::{mode_in_force, selector_in_force},
-    reconcile::webhook::standing::Lack,
+    reconcile::{rotation::ensure::Ensured, webhook::standing::Lack},
 };
 
 /// Names of member namespaces that are listed at most.

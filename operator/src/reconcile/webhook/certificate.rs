@@ -17,10 +17,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::ca::{
-    key::AuthorityKey,
-    material::{Material, MaterialError, fingerprint},
-    sign::{BACKDATE, serial, whole},
-    state::{at, unix},
+    fingerprint::fingerprint,
+    issuance::{
+        key::AuthorityKey,
+        material::{Material, MaterialError},
+        signer::{BACKDATE, serial},
+    },
+    unix_time::{at, unix, whole},
 };
 
 /// Key in the Secret.

@@ -21,7 +21,7 @@ use kube::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
-    ca::state::fingerprint,
+    ca::fingerprint::fingerprint,
     cluster::mesh::in_force::selector_in_force,
     reconcile::mesh::deletion::staying,
     runtime::{

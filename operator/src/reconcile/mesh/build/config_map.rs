@@ -8,7 +8,7 @@ use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::O
 use kube::ResourceExt;
 
 use crate::{
-    ca::state::{CaState, fingerprint},
+    ca::{fingerprint::fingerprint, issuance::state::CaState},
     cluster::mesh::validate::Valid,
     runtime::config::{Config, OPERATOR_NAME, control_identity},
 };

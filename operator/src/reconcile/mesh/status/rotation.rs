@@ -8,11 +8,14 @@ use bowline_crds::{
 use super::{Draft, Facts, draft, time};
 use crate::{
     ca::{
-        decide::risk::at_risk,
-        evidence::{Evidence, Missing, SKEW_BOUND},
-        ledger::{Entry, Ledger},
-        source,
-        state::{CaState, unix},
+        issuance::{source, state::CaState},
+        rotation::{
+            evidence::Evidence,
+            guard::{Missing, SKEW_BOUND},
+            ledger::{Entry, Ledger},
+            risk::at_risk,
+        },
+        unix_time::unix,
     },
     cluster::mesh::rotation,
     reconcile::mesh::pods::NAMED,
