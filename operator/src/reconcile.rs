@@ -4,6 +4,7 @@
 //! [`repair`]. A rollout of proxies becomes another one beside them, driving a planner and a judge that are as pure as
 //! [`crate::ca::rotation`] and stand in a room of their own below.
 
+pub mod api_error;
 pub mod mesh;
 pub mod repair;
 pub mod rotation;

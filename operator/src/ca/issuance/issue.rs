@@ -42,7 +42,7 @@ pub enum IssueError {
     NoOffer,
 }
 
-/// The state after all writes; `offered` is what [`AuthoritySource::External`] is about.
+/// The state after all writes; `external` is what [`AuthoritySource::External`] is about.
 ///
 /// # Errors
 /// When a certificate cannot be made; the state is then as it was.
@@ -50,7 +50,7 @@ pub fn apply(
     state: Option<&CaState>,
     writes: &[Write],
     policy: &Policy,
-    offered: Option<&ExternalAuthority>,
+    external: Option<&ExternalAuthority>,
     now: SystemTime,
 ) -> Result<CaState, IssueError> {
     let mut state = match state {
@@ -71,8 +71,8 @@ pub fn apply(
     };
     for write in writes {
         let made = match write {
-            Write::First => Some(make(&mut state, RotationKind::Root, policy, offered, now)?),
-            Write::Stage { kind, .. } => Some(make(&mut state, *kind, policy, offered, now)?),
+            Write::First => Some(make(&mut state, RotationKind::Root, policy, external, now)?),
+            Write::Stage { kind, .. } => Some(make(&mut state, *kind, policy, external, now)?),
             _ => None,
         };
         state.ledger.apply(write, made, unix(now));
@@ -85,11 +85,11 @@ fn make(
     state: &mut CaState,
     kind: RotationKind,
     policy: &Policy,
-    offered: Option<&ExternalAuthority>,
+    external: Option<&ExternalAuthority>,
     now: SystemTime,
 ) -> Result<NewAuthorities, IssueError> {
     if policy.source != AuthoritySource::BuiltIn {
-        return take(state, kind, offered.ok_or(IssueError::NoOffer)?);
+        return take(state, kind, external.ok_or(IssueError::NoOffer)?);
     }
     let new_root = match kind {
         RotationKind::Root => Some(make_root(policy, now)?),
@@ -110,17 +110,17 @@ fn make(
 }
 
 /// Takes what the source offers.
-fn take(state: &mut CaState, kind: RotationKind, offered: &ExternalAuthority) -> Result<NewAuthorities, IssueError> {
-    let (root_id, issuer_id) = (offered.root_id(), offered.issuer_id());
+fn take(state: &mut CaState, kind: RotationKind, external: &ExternalAuthority) -> Result<NewAuthorities, IssueError> {
+    let (root_id, issuer_id) = (external.root_id(), external.issuer_id());
     let root = match kind {
-        RotationKind::Root => Some(Entry { external: true, ..entry(root_id.clone(), None, &offered.root)? }),
+        RotationKind::Root => Some(Entry { external: true, ..entry(root_id.clone(), None, &external.root)? }),
         RotationKind::Issuer => None,
     };
-    let issuer = Entry { external: true, ..entry(issuer_id.clone(), Some(root_id.clone()), &offered.issuer)? };
+    let issuer = Entry { external: true, ..entry(issuer_id.clone(), Some(root_id.clone()), &external.issuer)? };
     if root.is_some() {
-        state.material.insert(root_id, offered.root.clone());
+        state.material.insert(root_id, external.root.clone());
     }
-    state.material.insert(issuer_id, offered.issuer.clone());
+    state.material.insert(issuer_id, external.issuer.clone());
     Ok(NewAuthorities { root, issuer })
 }
 

@@ -1,15 +1,19 @@
 //! Puts the last good state back when somebody empties or damages the Secret and the leader does not remember it: every other replica
 //! waits a moment for the leader, then does it itself.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use kube::ResourceExt;
-use tokio::time::sleep;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, ResourceExt};
+use tokio::{sync::watch, time::sleep};
 
-use super::{authorities::SecretEntry, store};
+use super::{
+    authorities::{Authorities, SecretEntry},
+    store,
+};
 use crate::{
-    reconcile::mesh::deletion::staying,
-    runtime::{config::CA_SECRET, context::Ctx, shutdown::TaskResult},
+    cluster::{cache::Cache, deletion::staying, membership::Registry},
+    runtime::{config::CA_SECRET, shutdown::TaskResult},
 };
 
 /// How long the leader has before the others help.
@@ -18,65 +22,80 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long the leader waits for them before it makes a new root, even where somebody accepted that.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Runs on every replica for as long as it is polled.
-///
-/// # Errors
-/// None; it ends only with the process.
-pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
-    ctx.registry.synced().await;
-    let mut changes = ctx.authorities.subscribe();
-    let mut meshes = ctx.registry.subscribe();
-    loop {
-        forget_gone(&ctx);
-        if !lost(&ctx).is_empty() {
-            sleep(GRACE).await;
-            for mesh in lost(&ctx) {
-                if !*ctx.leader.borrow() {
-                    put_back(&ctx, &mesh).await;
+/// Puts states back, on every replica.
+pub struct Restorer {
+    /// What this process remembers.
+    pub authorities: Authorities,
+    /// Every Mesh: what belongs to none is not put back.
+    pub registry: Registry,
+    /// Every pod: they decide when a Mesh that is being deleted may go.
+    pub pods: Cache<Pod>,
+    /// Secrets of the operator's namespace.
+    pub secrets: Api<Secret>,
+    /// Whether this replica leads: then it is the reconcile that puts states back.
+    pub leads: watch::Receiver<bool>,
+}
+
+impl Restorer {
+    /// Runs for as long as it is polled.
+    ///
+    /// # Errors
+    /// None; it ends only with the process.
+    pub async fn run(self) -> TaskResult {
+        self.registry.synced().await;
+        let mut changes = self.authorities.subscribe();
+        let mut meshes = self.registry.subscribe();
+        loop {
+            self.forget_gone();
+            if !self.lost().is_empty() {
+                sleep(GRACE).await;
+                for mesh in self.lost() {
+                    if !*self.leads.borrow() {
+                        self.put_back(&mesh).await;
+                    }
                 }
             }
-        }
-        tokio::select! {
-            changed = changes.changed() => changed?,
-            changed = meshes.changed() => changed?,
-            () = sleep(GRACE), if !lost(&ctx).is_empty() => {}
-        }
-    }
-}
-
-/// Meshes whose state this process remembers and the Secret does not hold, without those that are about to go.
-#[must_use]
-pub fn lost(ctx: &Ctx) -> Vec<String> {
-    let mut names = ctx.authorities.names();
-    names.retain(|name| ctx.authorities.secret_entry(name) != SecretEntry::Good);
-    if !names.is_empty() {
-        let staying = staying(ctx);
-        names.retain(|name| staying.iter().any(|m| m.name_any() == *name));
-    }
-    names
-}
-
-/// What is neither in the Secret nor a Mesh any more is wiped.
-fn forget_gone(ctx: &Ctx) {
-    for name in ctx.authorities.names() {
-        if ctx.authorities.secret_entry(&name) == SecretEntry::Missing && ctx.registry.get(&name).is_none() {
-            ctx.authorities.forget(&name);
+            tokio::select! {
+                changed = changes.changed() => changed?,
+                changed = meshes.changed() => changed?,
+                () = sleep(GRACE), if !self.lost().is_empty() => {}
+            }
         }
     }
-}
 
-async fn put_back(ctx: &Ctx, mesh: &str) {
-    let api = store::api(ctx);
-    let Some(state) = ctx.authorities.state(mesh) else { return };
-    let outcome = async {
-        let secret = api.get_opt(CA_SECRET).await?;
-        if store::read(secret.as_ref(), mesh).0 == SecretEntry::Good {
-            return Ok(());
+    /// Meshes whose state this process remembers and the Secret does not hold, without those that are about to go.
+    #[must_use]
+    pub fn lost(&self) -> Vec<String> {
+        let mut names = self.authorities.names();
+        names.retain(|name| self.authorities.secret_entry(name) != SecretEntry::Good);
+        if !names.is_empty() {
+            let staying = staying(&self.registry, &self.pods);
+            names.retain(|name| staying.iter().any(|m| m.name_any() == *name));
         }
-        store::write(&api, secret, mesh, Some(&state)).await
-    };
-    match outcome.await {
-        Ok(()) => tracing::warn!(mesh, "Secret {CA_SECRET} had lost the CA's state; it was put back from memory"),
-        Err(error) => tracing::warn!(mesh, %error, "the CA's state cannot be put back, it is tried again"),
+        names
+    }
+
+    /// What is neither in the Secret nor a Mesh any more is wiped.
+    fn forget_gone(&self) {
+        for name in self.authorities.names() {
+            if self.authorities.secret_entry(&name) == SecretEntry::Missing && self.registry.get(&name).is_none() {
+                self.authorities.forget(&name);
+            }
+        }
+    }
+
+    async fn put_back(&self, mesh: &str) {
+        let Some(state) = self.authorities.state(mesh) else { return };
+        let outcome = async {
+            let secret = self.secrets.get_opt(CA_SECRET).await?;
+            if store::read(secret.as_ref(), mesh).0 == SecretEntry::Good {
+                return Ok(());
+            }
+            store::write(&self.secrets, secret, mesh, Some(&state)).await
+        };
+        match outcome.await {
+            Ok(()) => tracing::warn!(mesh, "Secret {CA_SECRET} had lost the CA's state; it was put back from memory"),
+            Err(error) => tracing::warn!(mesh, %error, "the CA's state cannot be put back, it is tried again"),
+        }
     }
 }

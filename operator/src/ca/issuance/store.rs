@@ -1,6 +1,6 @@
 //! Reads and writes the Secret `bowline-ca`, always with the resource version that was read: of two writers one is told to read again.
 
-use std::{pin::pin, sync::Arc};
+use std::pin::pin;
 
 use futures_util::StreamExt;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -10,33 +10,37 @@ use kube::{
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 
-use super::{authorities::SecretEntry, state::CaState};
-use crate::runtime::{
-    config::{CA_SECRET, OPERATOR_NAME},
-    context::Ctx,
-    shutdown::TaskResult,
+use super::{
+    authorities::{Authorities, SecretEntry},
+    state::CaState,
+};
+use crate::{
+    runtime::{
+        config::{CA_SECRET, OPERATOR_NAME},
+        readiness::ReadinessCheck,
+        shutdown::TaskResult,
+    },
+    telemetry::{AuthorityLabels, MeshLabel, Metrics},
 };
 
-/// The Secret's API.
-#[must_use]
-pub fn api(ctx: &Ctx) -> Api<Secret> {
-    Api::namespaced(ctx.client.clone(), &ctx.config.namespace)
-}
-
-/// Keeps [`Ctx::authorities`] fresh for as long as it is polled, on every replica.
+/// Keeps `authorities` fresh for as long as it is polled, on every replica.
 ///
 /// # Errors
 /// None; it ends only with the process.
-pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
-    let gate = ctx.readiness.check("authorities");
-    let events = watch_object(api(&ctx), CA_SECRET).default_backoff();
+pub async fn watch(
+    secrets: Api<Secret>,
+    authorities: Authorities,
+    metrics: Metrics,
+    ready: ReadinessCheck,
+) -> TaskResult {
+    let events = watch_object(secrets, CA_SECRET).default_backoff();
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         match event {
             Ok(secret) => {
-                ctx.authorities.observe(secret.as_ref());
-                publish(&ctx);
-                gate.set(true);
+                authorities.observe(secret.as_ref());
+                measure(&authorities, &metrics);
+                ready.set(true);
             }
             Err(error) => tracing::warn!(%error, "the watch on Secret {CA_SECRET} failed, it is tried again"),
         }
@@ -82,20 +86,19 @@ fn empty() -> Secret {
 }
 
 /// Expiry and sequence as metrics.
-fn publish(ctx: &Ctx) {
-    use crate::telemetry::{AuthorityLabels, MeshLabel};
-    ctx.metrics.ca_not_after.clear();
-    ctx.metrics.ca_bundle_sequence.clear();
-    for mesh in ctx.authorities.names() {
-        let Some(state) = ctx.authorities.state(&mesh) else { continue };
+fn measure(authorities: &Authorities, metrics: &Metrics) {
+    metrics.ca_not_after.clear();
+    metrics.ca_bundle_sequence.clear();
+    for mesh in authorities.names() {
+        let Some(state) = authorities.state(&mesh) else { continue };
         for (kind, list) in [("root", &state.ledger.roots), ("issuer", &state.ledger.issuers)] {
             for authority in list {
                 let labels = AuthorityLabels { mesh: mesh.clone(), kind, fingerprint: authority.id[..16].to_owned() };
                 let at = i64::try_from(authority.not_after).unwrap_or(i64::MAX);
-                ctx.metrics.ca_not_after.get_or_create(&labels).set(at);
+                metrics.ca_not_after.get_or_create(&labels).set(at);
             }
         }
         let sequence = i64::try_from(state.ledger.bundle_sequence).unwrap_or(i64::MAX);
-        ctx.metrics.ca_bundle_sequence.get_or_create(&MeshLabel { mesh }).set(sequence);
+        metrics.ca_bundle_sequence.get_or_create(&MeshLabel { mesh }).set(sequence);
     }
 }

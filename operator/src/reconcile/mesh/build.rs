@@ -1,12 +1,10 @@
 //! Builds what a Mesh needs in the cluster and compares it with what is there; no client.
 
-pub mod config_map;
-
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::fetch::Observed;
+use super::{config_map, fetch::Observed};
 use crate::{
     ca::{issuance::state::CaState, rotation::evidence::Mount},
     cluster::mesh::validate::Valid,

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
+use super::observe::Observer;
 use crate::{
     ca::{
         issuance::{
@@ -37,7 +38,7 @@ const ATTEMPTS: usize = 4;
 pub enum EnsureError {
     /// The state is gone, and only a backup or an order to start anew can help.
     #[error("Secret {CA_SECRET} has lost the CA's state ({0}) and no replica remembers it")]
-    Lost(Damage),
+    StateLost(Damage),
     /// A key or certificate could not be made.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -91,21 +92,13 @@ pub struct Fallback<'a> {
     pub accept_new_root: bool,
 }
 
-/// Sees those who depend on the CA.
-pub trait Witness {
-    /// What they say now, about this ledger.
-    fn gather(&self, ledger: &Ledger) -> impl Future<Output = Evidence> + Send;
-    /// Whether the evidence was about every pod that there is.
-    fn is_complete(&self) -> impl Future<Output = kube::Result<bool>> + Send;
-}
-
 /// What a CA is to be made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired<'a> {
     /// What the Mesh asks for.
     pub policy: &'a Policy,
     /// What the source offers, if it is not the operator itself.
-    pub offered: Option<&'a ExternalAuthority>,
+    pub external: Option<&'a ExternalAuthority>,
 }
 
 /// See the module.
@@ -113,15 +106,15 @@ pub struct Desired<'a> {
 /// # Errors
 /// See [`EnsureError`].
 pub async fn ensure(
-    api: &Api<Secret>,
+    secrets: &Api<Secret>,
     desired: Desired<'_>,
     fallback: Fallback<'_>,
-    witness: &impl Witness,
+    observer: &Observer<'_>,
     clock: impl Fn() -> SystemTime,
 ) -> Result<Ensured, EnsureError> {
     let mut attempt = 1;
     loop {
-        match ensure_once(api, desired, fallback, witness, &clock).await {
+        match ensure_once(secrets, desired, fallback, observer, &clock).await {
             // Somebody wrote in between, perhaps a write of ours whose answer was lost.
             Err(EnsureError::Api(kube::Error::Api(s))) if s.code == 409 && attempt < ATTEMPTS => attempt += 1,
             ended => return ended,
@@ -130,14 +123,14 @@ pub async fn ensure(
 }
 
 async fn ensure_once(
-    api: &Api<Secret>,
+    secrets: &Api<Secret>,
     desired: Desired<'_>,
     fallback: Fallback<'_>,
-    witness: &impl Witness,
+    observer: &Observer<'_>,
     clock: impl Fn() -> SystemTime,
 ) -> Result<Ensured, EnsureError> {
-    let Desired { policy, offered } = desired;
-    let secret = api.get_opt(CA_SECRET).await?;
+    let Desired { policy, external } = desired;
+    let secret = secrets.get_opt(CA_SECRET).await?;
     // What was read is in effect at this time.
     let now = clock();
     let (held, in_secret) = store::read(secret.as_ref(), &policy.mesh);
@@ -156,28 +149,28 @@ async fn ensure_once(
         Origin::Secret => (in_secret.as_ref(), None),
         Origin::Memory => (fallback.state, Some(damage())),
         Origin::Fresh => (None, None),
-        Origin::Lost => return Err(EnsureError::Lost(damage())),
+        Origin::Lost => return Err(EnsureError::StateLost(damage())),
     };
     // Gathered after the ledger was read: whoever is not in it starts later, and with nothing older than that ledger.
     let ledger = base.map(|state| &state.ledger);
     let evidence = match ledger {
-        Some(ledger) if !ledger.is_steady() => Some(witness.gather(ledger).await),
+        Some(ledger) if !ledger.is_steady() => Some(observer.gather(ledger).await),
         _ => None,
     };
     let nothing = Evidence::default();
     let Decision { mut writes, mut missing } =
         decide::decide(ledger, policy, evidence.as_ref().unwrap_or(&nothing), unix(now));
-    if writes.iter().any(Write::is_irreversible) && !witness.is_complete().await? {
+    if writes.iter().any(Write::is_irreversible) && !observer.is_complete().await? {
         writes.clear();
         missing.unseen = true;
     }
     let state = match base {
         Some(state) if writes.is_empty() => state.clone(),
         None if writes.is_empty() => return Err(EnsureError::NoOffer),
-        base => issue::apply(base, &writes, policy, offered, now)?,
+        base => issue::apply(base, &writes, policy, external, now)?,
     };
     if !writes.is_empty() || restored.is_some() {
-        store::write(api, secret, &policy.mesh, Some(&state)).await?;
+        store::write(secrets, secret, &policy.mesh, Some(&state)).await?;
     }
     Ok(Ensured { before: ledger.cloned(), state, writes, missing, evidence, restored })
 }

@@ -13,9 +13,8 @@ use bowline_proxy::contract::{bootstrap::SLOTS, proto::ObserveResponse};
 use data_encoding::HEXLOWER;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, Client, ResourceExt, api::ListParams};
 
-use super::ensure::Witness;
 use crate::{
     ca::{
         rotation::{
@@ -24,8 +23,11 @@ use crate::{
         },
         unix_time::unix,
     },
-    cluster::pod::injected_mesh,
-    runtime::{config::OPERATOR_NAME, context::Ctx},
+    cluster::{
+        cache::Cache,
+        pod::{injected_mesh, is_finished},
+    },
+    runtime::config::OPERATOR_NAME,
     serving::replicas::{client::ReplicaClient, local::LocalReplica},
 };
 
@@ -37,41 +39,63 @@ const AT_ONCE: usize = 8;
 /// When this process began to gather evidence, in seconds since the Unix epoch; 0: not yet.
 static WATCHED_SINCE: AtomicU64 = AtomicU64::new(0);
 
+/// The operator's replicas: this one, and how the others are asked.
+pub struct Replicas {
+    /// This one.
+    pub local: LocalReplica,
+    /// Name of its pod.
+    pub pod_name: String,
+    /// Asks another.
+    pub client: ReplicaClient,
+    /// Pods of the operator's namespace, to find them.
+    pub pods: Api<Pod>,
+    /// The operator's namespace.
+    pub namespace: String,
+}
+
 /// Sees everybody who depends on a Mesh's CA.
 pub struct Observer<'a> {
-    /// Shared by all parts.
-    pub ctx: &'a Ctx,
+    /// To look up every pod once more.
+    pub client: &'a Client,
+    /// Every pod.
+    pub pods: &'a Cache<Pod>,
+    /// Who is asked what proxies said.
+    pub replicas: &'a Replicas,
     /// Name of the Mesh.
     pub mesh: &'a str,
     /// See [`Evidence::mounts`].
     pub mounts: Vec<Mount>,
 }
 
-impl Witness for Observer<'_> {
-    async fn gather(&self, ledger: &Ledger) -> Evidence {
+impl Observer<'_> {
+    /// What they say now, about this ledger.
+    pub async fn gather(&self, ledger: &Ledger) -> Evidence {
         let now = unix(SystemTime::now());
         let watched_since = match WATCHED_SINCE.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => now,
             Err(since) => since,
         };
-        let said = self.ask_all().await;
+        let said = self.replicas.ask_all(self.mesh).await;
         let replicas =
             said.iter().map(|(name, said)| Replica { name: name.clone(), holds: said.as_ref().map(holding) });
         let replicas = replicas.collect();
         let answers: Vec<ObserveResponse> = said.into_values().flatten().collect();
-        let pods = self.ctx.pods.all();
+        let pods = self.pods.all();
         let pods = pods.iter().map(AsRef::as_ref).filter(|p| is_of(p, self.mesh));
         let proxies = proxies(pods, &answers);
         tracing::debug!(mesh = self.mesh, revision = ledger.revision, proxies = proxies.len(), "evidence was gathered");
         Evidence { watched_since, proxies, replicas, mounts: self.mounts.clone() }
     }
 
-    /// A pod that the API server has and memory has not may live with anything.
-    async fn is_complete(&self) -> kube::Result<bool> {
-        let api = Api::<Pod>::all(self.ctx.client.clone());
+    /// Whether the evidence was about every pod that there is: one that the API server has and memory has not may live with anything.
+    ///
+    /// # Errors
+    /// That of the API server.
+    pub async fn is_complete(&self) -> kube::Result<bool> {
+        let api = Api::<Pod>::all(self.client.clone());
         let mut page = ListParams::default().labels(&format!("{MESHED_LABEL}=true")).limit(PAGE);
         let known: std::collections::HashSet<String> =
-            self.ctx.pods.all().iter().filter_map(|p| p.metadata.uid.clone()).collect();
+            self.pods.all().iter().filter_map(|p| p.metadata.uid.clone()).collect();
         loop {
             let pods = api.list_metadata(&page).await?;
             if pods.items.iter().any(|p| p.metadata.uid.as_ref().is_none_or(|uid| !known.contains(uid))) {
@@ -85,31 +109,25 @@ impl Witness for Observer<'_> {
     }
 }
 
-impl Observer<'_> {
+impl Replicas {
     /// What every live replica says, by name; `None`: it does not answer. The list is read anew: a replica that is not in it starts later, and
     /// reads the state then.
-    async fn ask_all(&self) -> BTreeMap<String, Option<ObserveResponse>> {
-        let ctx = self.ctx;
-        let name = |pod: &str| format!("{}/{pod}", ctx.config.namespace);
-        let local = LocalReplica::new(ctx.tls.clone(), ctx.evidence.clone(), ctx.pods.clone());
-        let (namespace, port) = (ctx.config.namespace.clone(), ctx.config.control_port);
-        let client = ReplicaClient::new(ctx.authorities.clone(), ctx.tls.clone(), namespace, port);
-        let client = &client;
-        let mut said = BTreeMap::from([(name(&ctx.config.pod_name), local.observe(self.mesh))]);
-        let api = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.config.namespace);
+    async fn ask_all(&self, mesh: &str) -> BTreeMap<String, Option<ObserveResponse>> {
+        let name = |pod: &str| format!("{}/{pod}", self.namespace);
+        let mut said = BTreeMap::from([(name(&self.pod_name), self.local.observe(mesh))]);
         let label = format!("app.kubernetes.io/name={OPERATOR_NAME}");
-        let pods = match api.list(&ListParams::default().labels(&label)).await {
+        let pods = match self.pods.list(&ListParams::default().labels(&label)).await {
             Ok(pods) => pods.items,
             Err(error) => {
                 tracing::warn!(%error, "the operator's replicas cannot be listed");
-                said.insert(format!("{}/(replicas that cannot be listed)", ctx.config.namespace), None);
+                said.insert(format!("{}/(replicas that cannot be listed)", self.namespace), None);
                 return said;
             }
         };
-        let others = pods.into_iter().filter(|p| p.name_any() != ctx.config.pod_name && !is_finished(p));
+        let others = pods.into_iter().filter(|p| p.name_any() != self.pod_name && !is_finished(p));
         let asked = stream::iter(others.filter_map(|p| address(&p).map(|ip| (p.name_any(), ip))))
             .map(|(pod, ip)| async move {
-                let answer = client.ask(self.mesh, ip).await;
+                let answer = self.client.ask(mesh, ip).await;
                 let answer = answer.inspect_err(|error| tracing::info!(pod, %error, "a replica does not answer"));
                 (pod, answer.ok())
             })
@@ -127,10 +145,6 @@ fn holding(said: &ObserveResponse) -> Holding {
 
 fn address(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
-}
-
-fn is_finished(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 fn is_of(pod: &Pod, mesh: &str) -> bool {

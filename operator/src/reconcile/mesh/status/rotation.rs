@@ -5,7 +5,10 @@ use bowline_crds::{
     mesh::{AuthorityPhase, AuthorityStatus, CertificatesStatus, RotationStatus},
 };
 
-use super::{Draft, Facts, draft, time};
+use super::{
+    condition::{Draft, draft, time},
+    facts::Facts,
+};
 use crate::{
     ca::{
         issuance::{source, state::CaState},

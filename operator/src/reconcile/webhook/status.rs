@@ -1,7 +1,7 @@
 //! What the webhook's reconciler came to last, for the Meshes that depend on it: a Mesh whose namespaces are not asked about is not ready,
 //! because their pods would start without a sidecar.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_crds::Mesh;
 use k8s_openapi::{
@@ -12,33 +12,33 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 
-use super::{WebhookError, certificate::ServingState, configuration};
+use super::{configuration, error::WebhookError};
 use crate::{
-    reconcile::mesh::apply::failures::{Cause, words},
-    runtime::context::Ctx,
+    reconcile::api_error::{Cause, words},
+    serving::certificate::state::ServingState,
 };
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Standing {
+pub struct WebhookStatus {
     /// Which namespaces the API server asks about, by webhook; `None`: nobody has looked since this replica leads.
     in_force: Option<BTreeMap<String, LabelSelector>>,
-    /// What holds up the rest.
-    held_up: Option<HeldUp>,
+    /// What keeps the rest from being in force.
+    blocked: Option<Blocked>,
 }
 
-/// What holds up the configuration.
+/// What keeps the configuration from being in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldUp {
+pub struct Blocked {
     /// What, and what to do.
     pub message: String,
     /// Whether somebody should look; otherwise it only takes a moment.
     pub is_failure: bool,
 }
 
-/// What a Mesh lacks.
+/// Why the webhook is not ready for a Mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lack {
+pub struct NotReady {
     /// Whether the API server asks about all of its namespaces nevertheless; `None`: nobody knows yet.
     pub in_force: Option<bool>,
     /// Whether somebody should look.
@@ -47,48 +47,49 @@ pub struct Lack {
     pub message: String,
 }
 
-impl Standing {
+impl WebhookStatus {
     /// This configuration is in force, and is as it should be.
     #[must_use]
     pub fn good(configuration: Option<&MutatingWebhookConfiguration>) -> Self {
         let webhooks = configuration.and_then(|c| c.webhooks.as_deref()).unwrap_or_default();
-        Self { in_force: Some(selectors(webhooks.iter())), held_up: None }
+        Self { in_force: Some(selectors(webhooks.iter())), blocked: None }
     }
 
-    /// The configuration is not as it should be; what of it that was seen serves its purpose.
+    /// The configuration is not as it should be; what of it that was seen is as it is `wanted` with the CAs that it trusts now serves its
+    /// purpose.
     #[must_use]
-    pub fn held_up(
-        ctx: &Ctx,
+    pub fn blocked(
+        wanted: Option<&MutatingWebhookConfiguration>,
         secret: Option<&Secret>,
         seen: Option<&MutatingWebhookConfiguration>,
-        held_up: HeldUp,
+        blocked: Blocked,
     ) -> Self {
-        Self { in_force: Some(serving(ctx, secret, seen)), held_up: Some(held_up) }
+        Self { in_force: Some(serving(wanted, secret, seen)), blocked: Some(blocked) }
     }
 
-    /// What `mesh` lacks; `None`: nothing.
+    /// Why the webhook is not ready for `mesh`; `None`: it is.
     #[must_use]
-    pub fn lack(&self, mesh: &Mesh, ctx: &Ctx) -> Option<Lack> {
+    pub fn not_ready(&self, mesh: &Mesh, exempt: &BTreeSet<String>) -> Option<NotReady> {
         let Some(in_force) = &self.in_force else {
             let message = "the webhook's configuration has not been looked at yet".into();
-            return Some(Lack { in_force: None, is_failure: false, message });
+            return Some(NotReady { in_force: None, is_failure: false, message });
         };
-        let mut wanted = configuration::selectors(mesh, ctx.registry.exempt()).into_iter();
+        let mut wanted = configuration::selectors(mesh, exempt).into_iter();
         let covered = wanted.all(|(name, selector)| in_force.get(&name) == Some(&selector));
-        match &self.held_up {
-            Some(HeldUp { message, is_failure }) if !covered || *is_failure => {
-                Some(Lack { in_force: Some(covered), is_failure: *is_failure, message: message.clone() })
+        match &self.blocked {
+            Some(Blocked { message, is_failure }) if !covered || *is_failure => {
+                Some(NotReady { in_force: Some(covered), is_failure: *is_failure, message: message.clone() })
             }
             None if !covered => {
                 let message = "the webhook's configuration does not cover the Mesh's namespaces yet".into();
-                Some(Lack { in_force: Some(false), is_failure: false, message })
+                Some(NotReady { in_force: Some(false), is_failure: false, message })
             }
             _ => None,
         }
     }
 }
 
-impl HeldUp {
+impl Blocked {
     /// The server's certificate is on its way.
     #[must_use]
     pub fn certificate() -> Self {
@@ -115,14 +116,14 @@ fn selectors<'a>(webhooks: impl Iterator<Item = &'a MutatingWebhook>) -> BTreeMa
 
 /// The webhooks of what was seen that are as they should be and trust the certificate that is served.
 fn serving(
-    ctx: &Ctx,
+    wanted: Option<&MutatingWebhookConfiguration>,
     secret: Option<&Secret>,
     seen: Option<&MutatingWebhookConfiguration>,
 ) -> BTreeMap<String, LabelSelector> {
     let Some(seen) = seen else { return BTreeMap::new() };
     let served = ServingState::read(secret).and_then(|state| state.leaf.root);
     let trusted = served.is_some_and(|root| configuration::published(seen).contains(&root));
-    let Some(wanted) = configuration::wanted(ctx, &configuration::bundle(seen)).filter(|_| trusted) else {
+    let Some(wanted) = wanted.filter(|_| trusted) else {
         return BTreeMap::new();
     };
     let seen = seen.webhooks.as_deref().unwrap_or_default();

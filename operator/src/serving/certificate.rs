@@ -1,36 +1,33 @@
-//! The serving certificate in the Secret `bowline-webhook`: written by the leader, loaded by every replica.
+//! The serving certificate of the webhook. Comes in: the Secret `bowline-webhook`, which the leader writes. Goes out: the key for the next
+//! handshake, on every replica.
+
+pub mod state;
 
 use std::{pin::pin, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
-    api::PostParams,
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 use rustls::sign::CertifiedKey;
 
-use super::{
-    WebhookError,
-    certificate::{CertificateError, SECRET_KEY, ServingState},
-    secrets,
-};
-use crate::runtime::{
-    config::{OPERATOR_NAME, WEBHOOK_SECRET},
-    context::Ctx,
-    shutdown::TaskResult,
+use self::state::{CertificateError, ServingState};
+use crate::{
+    runtime::{config::WEBHOOK_SECRET, readiness::ReadinessCheck, shutdown::TaskResult},
+    telemetry::Metrics,
 };
 
 /// What this replica's webhook server serves, and the state that it stands in: the last good ones.
 #[derive(Debug, Default)]
-pub struct Serving {
+pub struct ServingCertificate {
     key: ArcSwapOption<CertifiedKey>,
     state: ArcSwapOption<ServingState>,
 }
 
-impl Serving {
+impl ServingCertificate {
     /// For the next handshake; `None`: nothing was loaded yet.
     #[must_use]
     pub fn key(&self) -> Option<Arc<CertifiedKey>> {
@@ -66,13 +63,17 @@ impl Serving {
     }
 }
 
-/// Keeps [`Ctx::serving`] fresh for as long as it is polled, on every replica. What cannot be used changes nothing.
+/// Keeps `certificate` fresh for as long as it is polled, on every replica. What cannot be used changes nothing.
 ///
 /// # Errors
 /// None; it ends only with the process.
-pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
-    let gate = ctx.readiness.check("webhook certificate");
-    let events = watch_object(secrets(&ctx), WEBHOOK_SECRET).default_backoff();
+pub async fn watch(
+    secrets: Api<Secret>,
+    certificate: Arc<ServingCertificate>,
+    metrics: Metrics,
+    ready: ReadinessCheck,
+) -> TaskResult {
+    let events = watch_object(secrets, WEBHOOK_SECRET).default_backoff();
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         let secret = match event {
@@ -83,37 +84,15 @@ pub async fn watch(ctx: Arc<Ctx>) -> TaskResult {
             }
         };
         let Some(state) = ServingState::read(secret.as_ref()) else { continue };
-        match ctx.serving.take(state) {
+        match certificate.take(state) {
             Ok(not_after) => {
                 if let Some(at) = not_after {
-                    ctx.metrics.webhook_certificate_not_after.set(i64::try_from(at).unwrap_or(i64::MAX));
+                    metrics.webhook_certificate_not_after.set(i64::try_from(at).unwrap_or(i64::MAX));
                 }
-                gate.set(true);
+                ready.set(true);
             }
             Err(error) => tracing::error!(%error, "the last good certificate of the webhook stays in force"),
         }
     }
     Ok(())
-}
-
-/// Writes the state over the Secret as it was read; `None`: there was none.
-///
-/// # Errors
-/// Those of the API server; 409 when somebody wrote in between.
-pub async fn write(api: &Api<Secret>, read: Option<&Secret>, state: &ServingState) -> Result<(), WebhookError> {
-    let mut secret = read.cloned().unwrap_or_else(empty);
-    // Strings and numbers: nothing in it can fail to serialise.
-    let json = serde_json::to_vec(state).unwrap_or_default();
-    secret.data.get_or_insert_default().insert(SECRET_KEY.into(), ByteString(json));
-    let written = match read {
-        Some(_) => api.replace(WEBHOOK_SECRET, &PostParams::default(), &secret).await,
-        None => api.create(&PostParams::default(), &secret).await,
-    };
-    written.map(|_| ()).map_err(|error| WebhookError::Api { object: "Secret bowline-webhook", error })
-}
-
-fn empty() -> Secret {
-    let labels = [("app.kubernetes.io/managed-by".to_owned(), OPERATOR_NAME.to_owned())].into();
-    let metadata = ObjectMeta { name: Some(WEBHOOK_SECRET.into()), labels: Some(labels), ..ObjectMeta::default() };
-    Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() }
 }

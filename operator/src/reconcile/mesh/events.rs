@@ -8,17 +8,13 @@ use bowline_crds::{
 use kube::ResourceExt;
 
 use super::build::Plan;
-use crate::{
-    ca::rotation::write::Write,
-    reconcile::rotation::ensure::Ensured,
-    runtime::{config::CA_SECRET, context::Ctx},
-};
+use crate::{ca::rotation::write::Write, reconcile::rotation::ensure::Ensured, runtime::config::CA_SECRET};
 
 /// What somebody should be told: what changed for the worse or back to good between two statuses.
 #[must_use]
-pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
+pub fn of_conditions(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<MeshEvent> {
     let was = |kind: &str| before.and_then(|b| b.conditions.iter().find(|c| c.type_ == kind));
-    let mut news = Vec::new();
+    let mut events = Vec::new();
     for condition in &after.conditions {
         let same = was(&condition.type_).is_some_and(|w| w.status == condition.status && w.reason == condition.reason);
         let bad = matches!(condition.type_.as_str(), types::STALLED | types::DEGRADED | types::TRUST_AT_RISK)
@@ -29,17 +25,17 @@ pub fn news(before: Option<&MeshStatus>, after: &MeshStatus) -> Vec<News> {
         if same || !(bad || good) {
             continue;
         }
-        let item = News { warning: bad, reason: condition.reason.clone(), message: condition.message.clone() };
-        if !news.contains(&item) {
-            news.push(item);
+        let item = MeshEvent { warning: bad, reason: condition.reason.clone(), message: condition.message.clone() };
+        if !events.contains(&item) {
+            events.push(item);
         }
     }
-    news
+    events
 }
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct MeshEvent {
     /// Whether it is a warning.
     pub warning: bool,
     /// CamelCase.
@@ -50,16 +46,16 @@ pub struct News {
 
 /// Events about what was done, as opposed to how it stands now.
 #[must_use]
-pub fn what_happened(ctx: &Ctx, ensured: &Ensured, plan: &Plan) -> Vec<News> {
-    let mut news = Vec::new();
+pub fn of_changes(namespace: &str, ensured: &Ensured, plan: &Plan) -> Vec<MeshEvent> {
+    let mut events = Vec::new();
     if let Some(damage) = &ensured.restored {
         let message = format!(
             "Secret {}/{CA_SECRET} was damaged ({damage}) and has been put back from memory: keep others from writing to it",
-            ctx.config.namespace
+            namespace
         );
-        news.push(News { warning: true, reason: reasons::CA_STATE_RESTORED.into(), message });
+        events.push(MeshEvent { warning: true, reason: reasons::CA_STATE_RESTORED.into(), message });
     }
-    news.extend(ensured.writes.iter().filter_map(told));
+    events.extend(ensured.writes.iter().filter_map(of_write));
     for change in plan.apply.iter().filter(|c| c.repairs) {
         let map = &change.object;
         let message = format!(
@@ -67,9 +63,9 @@ pub fn what_happened(ctx: &Ctx, ensured: &Ensured, plan: &Plan) -> Vec<News> {
             map.namespace().unwrap_or_default(),
             map.name_any()
         );
-        news.push(News { warning: true, reason: reasons::CONFIG_MAP_REPAIRED.into(), message });
+        events.push(MeshEvent { warning: true, reason: reasons::CONFIG_MAP_REPAIRED.into(), message });
     }
-    news
+    events
 }
 
 /// Name of a step in metrics; `None`: it is none.
@@ -91,7 +87,7 @@ pub fn step(write: &Write) -> Option<&'static str> {
     })
 }
 
-fn told(write: &Write) -> Option<News> {
+fn of_write(write: &Write) -> Option<MeshEvent> {
     let short = |id: &str| id.chars().take(16).collect::<String>();
     let (reason, message) = match write {
         Write::First => (reasons::AUTHORITY_CREATED, "the first root and issuing CA are in use".to_owned()),
@@ -123,5 +119,5 @@ fn told(write: &Write) -> Option<News> {
             return None;
         }
     };
-    Some(News { warning: false, reason: reason.into(), message })
+    Some(MeshEvent { warning: false, reason: reason.into(), message })
 }

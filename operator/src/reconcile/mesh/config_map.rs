@@ -10,11 +10,8 @@ use kube::ResourceExt;
 use crate::{
     ca::{fingerprint::fingerprint, issuance::state::CaState},
     cluster::mesh::validate::Valid,
-    runtime::config::{Config, OPERATOR_NAME, control_identity},
+    runtime::config::{CONTENT_ANNOTATION, Config, OPERATOR_NAME, control_identity},
 };
-
-/// Annotation with a hash of the data as the operator wrote it: tells an edit from an update.
-pub const CONTENT_ANNOTATION: &str = "bowline.dev/content";
 
 /// The same data for every namespace.
 pub type Content = BTreeMap<String, String>;

@@ -6,10 +6,14 @@ use bowline_crds::{
     Mesh,
     names::{FINALIZER, FORCE_DELETE_ANNOTATION},
 };
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::pods::{self, Counts};
-use crate::runtime::context::Ctx;
+use super::{
+    cache::Cache,
+    membership::Registry,
+    pod::{injected_mesh, is_finished},
+};
 
 /// Where a Mesh stands between being wanted and being gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,28 +32,29 @@ pub enum Stage {
 
 /// Meshes that are not about to go.
 #[must_use]
-pub fn staying(ctx: &Ctx) -> Vec<Arc<Mesh>> {
-    let mut meshes = ctx.registry.all();
+pub fn staying(registry: &Registry, pods: &Cache<Pod>) -> Vec<Arc<Mesh>> {
+    let mut meshes = registry.all();
     if meshes.iter().any(|m| m.metadata.deletion_timestamp.is_some()) {
-        let all = ctx.pods.all();
+        let all = pods.all();
         meshes.retain(|m| {
-            let counts = pods::count(&m.name_any(), &[], &all);
-            !matches!(stage(m, &counts), Stage::Leaving | Stage::Gone)
+            let name = m.name_any();
+            let has_workloads = all.iter().any(|p| !is_finished(p) && injected_mesh(p) == Some(name.as_str()));
+            !matches!(stage(m, has_workloads), Stage::Leaving | Stage::Gone)
         });
     }
     meshes
 }
 
-/// See [`Stage`].
+/// See [`Stage`]; `has_workloads`: whether there are meshed pods of it, those that are being deleted too.
 #[must_use]
-pub fn stage(mesh: &Mesh, pods: &Counts) -> Stage {
+pub fn stage(mesh: &Mesh, has_workloads: bool) -> Stage {
     let protected = mesh.finalizers().iter().any(|f| f == FINALIZER);
     let forced = mesh.annotations().get(FORCE_DELETE_ANNOTATION).is_some_and(|v| v == "true");
     match (mesh.metadata.deletion_timestamp.is_some(), protected) {
         (false, false) => Stage::Unprotected,
         (false, true) => Stage::Wanted,
         (true, false) => Stage::Gone,
-        (true, true) if forced || pods.present.is_empty() => Stage::Leaving,
+        (true, true) if forced || !has_workloads => Stage::Leaving,
         (true, true) => Stage::Held,
     }
 }
@@ -61,20 +66,19 @@ mod tests {
 
     #[test]
     fn deletion_waits_for_workloads_unless_forced() {
-        let none = Counts::default();
-        let some = Counts { present: ["a/b".to_owned()].into(), ..Counts::default() };
+        let (none, some) = (false, true);
         for (metadata, pods, expected) in [
-            (json!({}), &some, Stage::Unprotected),
-            (json!({ "finalizers": [FINALIZER] }), &some, Stage::Wanted),
-            (json!({ "finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z" }), &some, Stage::Held),
-            (json!({ "finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z" }), &none, Stage::Leaving),
-            (json!({ "finalizers": ["x/y"], "deletionTimestamp": "2026-01-01T00:00:00Z" }), &some, Stage::Gone),
+            (json!({}), some, Stage::Unprotected),
+            (json!({ "finalizers": [FINALIZER] }), some, Stage::Wanted),
+            (json!({ "finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z" }), some, Stage::Held),
+            (json!({ "finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z" }), none, Stage::Leaving),
+            (json!({ "finalizers": ["x/y"], "deletionTimestamp": "2026-01-01T00:00:00Z" }), some, Stage::Gone),
             (
                 json!({
                     "finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z",
                     "annotations": { FORCE_DELETE_ANNOTATION: "true" }
                 }),
-                &some,
+                some,
                 Stage::Leaving,
             ),
         ] {
