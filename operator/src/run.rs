@@ -151,19 +151,6 @@ pub async fn run(config: Config) -> TaskResult {
     let (admin_port, webhook_port, control_port) = (config.admin_port, config.webhook_port, config.control_port);
     let control_ready = readiness.check("control");
 
-    // The CA's state and the webhook's certificate, as the Secrets have them.
-    let (ca_ready, certificate_ready) = (readiness.check("authorities"), readiness.check("webhook certificate"));
-    background.spawn(store::watch(secrets.clone(), authorities.clone(), metrics.clone(), ca_ready));
-    background.spawn(certificate::watch(secrets.clone(), serving.clone(), metrics.clone(), certificate_ready));
-    let restorer = Restorer {
-        authorities: authorities.clone(),
-        registry: registry.clone(),
-        pods: pods.clone(),
-        secrets: secrets.clone(),
-        leads: leader,
-    };
-    background.spawn(restorer.run());
-
     // What only the leader does.
     let leading = Leading {
         namespaces,
@@ -181,6 +168,7 @@ pub async fn run(config: Config) -> TaskResult {
         client,
         config,
     };
+    leading.watch_secrets(&readiness, leader, &mut background);
     let leading = Arc::new(leading);
 
     // End by themselves once they are asked to.
@@ -190,6 +178,15 @@ pub async fn run(config: Config) -> TaskResult {
     parts.spawn(grpc.serve(control_port, is_filled, control_ready));
     parts.spawn(leader::run(elector, leads, metrics, shutdown, move || Arc::clone(&leading).run()));
 
+    until_ended(&ask, parts, background).await
+}
+
+/// Runs until a signal or the end of a part, then lets the parts end.
+async fn until_ended(
+    ask: &watch::Sender<bool>,
+    mut parts: JoinSet<TaskResult>,
+    mut background: JoinSet<TaskResult>,
+) -> TaskResult {
     let outcome = tokio::select! {
         signal = terminated() => signal,
         Some(ended) = parts.join_next() => flat(ended).and(Err("a part of the operator ended by itself".into())),
@@ -236,6 +233,23 @@ struct Leading {
 }
 
 impl Leading {
+    /// Keeps what every replica knows of the CA's state and of the webhook's certificate, and puts back the former when the Secret lost it.
+    fn watch_secrets(&self, readiness: &Readiness, leads: watch::Receiver<bool>, background: &mut JoinSet<TaskResult>) {
+        let (secrets, metrics) = (&self.secrets, &self.metrics);
+        let ready = readiness.check("authorities");
+        background.spawn(store::watch(secrets.clone(), self.authorities.clone(), metrics.clone(), ready));
+        let ready = readiness.check("webhook certificate");
+        background.spawn(certificate::watch(secrets.clone(), self.serving.clone(), metrics.clone(), ready));
+        let restorer = Restorer {
+            authorities: self.authorities.clone(),
+            registry: self.registry.clone(),
+            pods: self.pods.clone(),
+            secrets: secrets.clone(),
+            leads,
+        };
+        background.spawn(restorer.run());
+    }
+
     /// What only the leader does.
     async fn run(self: Arc<Self>) -> TaskResult {
         let status = watch::Sender::default();

@@ -42,7 +42,6 @@ struct Controller {
 }
 
 /// The trust ConfigMaps of all Meshes, and the task that watches them for as long as it is polled.
-#[must_use]
 pub fn config_maps(client: &Client) -> (Cache<ConfigMap>, impl Future<Output = TaskResult> + Send + use<>) {
     let of_ours = watcher::Config::default().labels(OWNER_LABEL);
     let ready = Readiness::default().check("trust ConfigMaps");
