@@ -141,3 +141,6 @@ async fn tell(recorder: &Recorder, missing: &[Missing], told: &mut HashSet<Strin
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
