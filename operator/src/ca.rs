@@ -1,31 +1,15 @@
-//! The certificate authority of every Mesh.
+//! The certificate authority of every Mesh, in two rooms: [`rotation`] decides, [`issuance`] holds the keys and signs.
 //!
-//! One Secret holds the state of all ([`state`]). The leader decides what is to be done ([`decide`], pure), does it ([`issue`]) and
-//! writes it with a precondition ([`store`]); every replica keeps the last good state in memory ([`authorities`]), signs with it
-//! ([`sign`]) and puts it back when somebody empties the Secret ([`restore`]).
+//! Comes in: what a Mesh asks for, the evidence of who trusts what, certificate signing requests. Goes out: leaves, trust bundles, and the
+//! one Secret that holds the state of all Meshes. The leader's reconciler drives it (`reconcile::rotation`); every replica keeps the last
+//! good state in memory and signs with it.
 
-pub mod authorities;
-pub mod decide;
-pub mod ensure;
-pub mod evidence;
-pub mod external;
-pub mod issue;
-pub mod key;
-pub mod ledger;
-pub mod material;
-pub mod observe;
-pub mod restore;
-pub mod sign;
-pub mod source;
-pub mod state;
-pub mod store;
+pub mod fingerprint;
+pub mod issuance;
+pub mod rotation;
+pub mod unix_time;
 
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(test)]
-mod years;
 
-pub use authorities::Authorities;
-pub use sign::{MeshCa, SignError, SignedLeaf};
+pub use issuance::{authorities::Authorities, mesh_ca::MeshCa, sign_error::SignError, signer::SignedLeaf};

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod control_ips;
+pub mod deletion;
 pub mod lookup;
 pub mod membership;
 pub mod mesh;

@@ -1,9 +1,9 @@
 //! Puts the parts together and runs them until SIGTERM.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Secret},
+    api::core::v1::{Namespace, Pod, Secret},
     serde::de::DeserializeOwned,
 };
 use kube::{
@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    ca::{self, Authorities},
+    ca::{
+        Authorities,
+        issuance::{restore::Restorer, source::ExternalSources, store},
+    },
     cluster::{
         cache::{self, Cache},
         control_ips::ControlIps,
@@ -29,17 +32,19 @@ use crate::{
     },
     leader::{self, Elector},
     reconcile::{
-        mesh, repair,
-        webhook::{self, serving::Serving},
+        mesh::{self, reconcile::MeshReconciler},
+        repair,
+        rotation::observe::Replicas,
+        webhook::{self, reconcile::WebhookReconciler, status::WebhookStatus},
     },
     runtime::{
         config::{Config, OPERATOR_NAME},
-        context::Ctx,
         readiness::{Readiness, ReadinessCheck},
         shutdown::{Shutdown, TaskResult},
     },
     serving::{
         admin::Admin,
+        certificate::{self, ServingCertificate},
         control::{metrics::ControlMetrics, service::ControlService, subscriptions::Subscriptions, watch::IndexWatch},
         grpc,
         identity::{
@@ -47,7 +52,7 @@ use crate::{
             service::IdentityService,
         },
         inject::webhook::Webhook,
-        replicas::{local::LocalReplica, service::ReplicaService},
+        replicas::{client::ReplicaClient, local::LocalReplica, service::ReplicaService},
         reports::Reports,
         tls::{MeshTls, TlsRenewal},
     },
@@ -84,7 +89,7 @@ pub async fn run(config: Config) -> TaskResult {
     let pod_lookup = PodLookup::new(client.clone(), pods.clone());
     let (authorities, tls, reports) = (Authorities::new(), MeshTls::default(), Reports::default());
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
-    let certificate: Arc<Serving> = Arc::default();
+    let serving: Arc<ServingCertificate> = Arc::default();
     let control_ips = watch::Sender::default();
     let (leads, leader) = watch::channel(false);
 
@@ -125,11 +130,11 @@ pub async fn run(config: Config) -> TaskResult {
             control_metrics,
             shutdown.clone(),
         ),
-        replica: ReplicaService::new(local, authorities.clone(), config.namespace.clone()),
+        replica: ReplicaService::new(local.clone(), authorities.clone(), config.namespace.clone()),
         tls: TlsRenewal {
             tls: tls.clone(),
             authorities: authorities.clone(),
-            secrets,
+            secrets: secrets.clone(),
             registry: registry.clone(),
             namespace: config.namespace.clone(),
             subscriptions,
@@ -137,8 +142,7 @@ pub async fn run(config: Config) -> TaskResult {
         refused,
         shutdown: shutdown.clone(),
     };
-    let webhook =
-        Webhook::new(memberships, config.proxy_image.clone(), certificate.clone(), &metrics, shutdown.clone());
+    let webhook = Webhook::new(memberships, config.proxy_image.clone(), serving.clone(), &metrics, shutdown.clone());
     let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone(), shutdown: shutdown.clone() };
     let elector = Elector::new(client.clone(), &config.namespace, &config.pod_name);
 
@@ -146,35 +150,43 @@ pub async fn run(config: Config) -> TaskResult {
     let recorder = Recorder::new(client.clone(), reporter);
     let (admin_port, webhook_port, control_port) = (config.admin_port, config.webhook_port, config.control_port);
     let control_ready = readiness.check("control");
-    let ctx = Arc::new(Ctx {
-        registry,
+
+    // What only the leader does.
+    let leading = Leading {
         namespaces,
-        pods,
         authorities,
-        evidence: reports,
         tls,
-        control_ips,
-        metrics: metrics.clone(),
-        webhook: watch::Sender::default(),
+        local,
+        control_ips: control_ips.subscribe(),
         recorder,
-        serving: certificate,
-        readiness,
-        leader,
+        serving,
+        metrics: metrics.clone(),
+        registry,
+        pods,
+        secrets,
         shutdown: shutdown.clone(),
         client,
         config,
-    });
-    background.spawn(ca::store::watch(ctx.clone()));
-    background.spawn(ca::restore::run(ctx.clone()));
-    background.spawn(webhook::serving::watch(ctx.clone()));
+    };
+    leading.watch_secrets(&readiness, leader, &mut background);
+    let leading = Arc::new(leading);
 
     // End by themselves once they are asked to.
     let mut parts = JoinSet::new();
     parts.spawn(admin.serve(admin_port));
     parts.spawn(webhook.serve(webhook_port));
     parts.spawn(grpc.serve(control_port, is_filled, control_ready));
-    parts.spawn(leader::run(elector, leads, metrics, shutdown, move || leading(ctx.clone())));
+    parts.spawn(leader::run(elector, leads, metrics, shutdown, move || Arc::clone(&leading).run()));
 
+    until_ended(&ask, parts, background).await
+}
+
+/// Runs until a signal or the end of a part, then lets the parts end.
+async fn until_ended(
+    ask: &watch::Sender<bool>,
+    mut parts: JoinSet<TaskResult>,
+    mut background: JoinSet<TaskResult>,
+) -> TaskResult {
     let outcome = tokio::select! {
         signal = terminated() => signal,
         Some(ended) = parts.join_next() => flat(ended).and(Err("a part of the operator ended by itself".into())),
@@ -202,9 +214,105 @@ fn flat(ended: Result<TaskResult, tokio::task::JoinError>) -> TaskResult {
     ended.unwrap_or_else(|panic| Err(panic.into()))
 }
 
-/// What only the leader does.
-async fn leading(ctx: Arc<Ctx>) -> TaskResult {
-    tokio::try_join!(mesh::run(ctx.clone()), webhook::run(ctx.clone()), repair::run(ctx)).map(|_| ())
+/// What the reconcilers are made of, anew whenever this replica begins to lead.
+struct Leading {
+    client: Client,
+    secrets: Api<Secret>,
+    recorder: Recorder,
+    metrics: Metrics,
+    registry: Registry,
+    namespaces: Cache<Namespace>,
+    pods: Cache<Pod>,
+    authorities: Authorities,
+    tls: MeshTls,
+    local: LocalReplica,
+    serving: Arc<ServingCertificate>,
+    control_ips: watch::Receiver<Option<Vec<IpAddr>>>,
+    shutdown: Shutdown,
+    config: Config,
+}
+
+impl Leading {
+    /// Keeps what every replica knows of the CA's state and of the webhook's certificate, and puts back the former when the Secret lost it.
+    fn watch_secrets(&self, readiness: &Readiness, leads: watch::Receiver<bool>, background: &mut JoinSet<TaskResult>) {
+        let (secrets, metrics) = (&self.secrets, &self.metrics);
+        let ready = readiness.check("authorities");
+        background.spawn(store::watch(secrets.clone(), self.authorities.clone(), metrics.clone(), ready));
+        let ready = readiness.check("webhook certificate");
+        background.spawn(certificate::watch(secrets.clone(), self.serving.clone(), metrics.clone(), ready));
+        let restorer = Restorer {
+            authorities: self.authorities.clone(),
+            registry: self.registry.clone(),
+            pods: self.pods.clone(),
+            secrets: secrets.clone(),
+            leads,
+        };
+        background.spawn(restorer.run());
+    }
+
+    /// What only the leader does.
+    async fn run(self: Arc<Self>) -> TaskResult {
+        let status = watch::Sender::default();
+        let (mesh, fill) = self.mesh_reconciler(&status);
+        let webhook = webhook::controller::run(self.webhook_reconciler(), self.metrics.clone(), status);
+        let repair = repair::run(
+            self.registry.clone(),
+            self.namespaces.clone(),
+            self.pods.clone(),
+            self.recorder.clone(),
+            self.shutdown.clone(),
+        );
+        tokio::try_join!(mesh::controller::run(mesh, fill), webhook, repair).map(|_| ())
+    }
+
+    fn webhook_reconciler(&self) -> WebhookReconciler {
+        WebhookReconciler {
+            client: self.client.clone(),
+            secrets: self.secrets.clone(),
+            registry: self.registry.clone(),
+            pods: self.pods.clone(),
+            serving: self.serving.clone(),
+            config: self.config.clone(),
+            probe_timeout: webhook::controller::PROBE_TIMEOUT,
+        }
+    }
+
+    fn mesh_reconciler(
+        &self,
+        webhook: &watch::Sender<WebhookStatus>,
+    ) -> (MeshReconciler, impl Future<Output = TaskResult> + Send + use<>) {
+        let namespace = &self.config.namespace;
+        let replicas = Replicas {
+            local: self.local.clone(),
+            pod_name: self.config.pod_name.clone(),
+            client: ReplicaClient::new(
+                self.authorities.clone(),
+                self.tls.clone(),
+                namespace.clone(),
+                self.config.control_port,
+            ),
+            pods: Api::namespaced(self.client.clone(), namespace),
+            namespace: namespace.clone(),
+        };
+        let (config_maps, fill) = mesh::controller::config_maps(&self.client);
+        let reconciler = MeshReconciler {
+            client: self.client.clone(),
+            secrets: self.secrets.clone(),
+            recorder: self.recorder.clone(),
+            metrics: self.metrics.clone(),
+            registry: self.registry.clone(),
+            namespaces: self.namespaces.clone(),
+            pods: self.pods.clone(),
+            config_maps,
+            authorities: self.authorities.clone(),
+            sources: ExternalSources::new(self.client.clone(), namespace, self.registry.clone()),
+            replicas,
+            control_ips: self.control_ips.clone(),
+            webhook: webhook.subscribe(),
+            config: self.config.clone(),
+        };
+        (reconciler, fill)
+    }
 }
 
 /// Ends on SIGTERM or SIGINT.

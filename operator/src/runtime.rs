@@ -2,7 +2,6 @@
 
 pub mod client;
 pub mod config;
-pub mod context;
 pub mod listener;
 pub mod rbac;
 pub mod readiness;

@@ -2,6 +2,7 @@
 //! metrics go out.
 
 pub mod admin;
+pub mod certificate;
 pub mod control;
 pub mod grpc;
 pub mod identity;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bowline_operator::{
-    ca::Authorities, reconcile::webhook::serving::Serving, runtime::shutdown::Shutdown, serving::inject::webhook,
+    ca::Authorities, runtime::shutdown::Shutdown, serving::certificate::ServingCertificate, serving::inject::webhook,
     telemetry::Metrics,
 };
 use bowline_proxy::contract::spiffe::SpiffeId;
@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Webhook {
     authorities: Authorities,
-    certificate: Arc<Serving>,
+    certificate: Arc<ServingCertificate>,
     metrics: Metrics,
     port: u16,
     stop: watch::Sender<bool>,
@@ -47,7 +47,7 @@ impl Webhook {
     async fn serving_on(serves_on: Duration) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (stop, shutdown) = Shutdown::serving_on(serves_on);
-        let (certificate, metrics) = (Arc::<Serving>::default(), Metrics::default());
+        let (certificate, metrics) = (Arc::<ServingCertificate>::default(), Metrics::default());
         let image = "localhost/bowline-proxy:0.1.0".to_owned();
         let server = webhook::Webhook::new(cluster::memberships(), image, certificate.clone(), &metrics, shutdown);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -8,12 +8,13 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::{
-    decide::{Offer, Policy},
-    issue,
-    ledger::{Requests, Write},
-    sign::SignedLeaf,
-    state::CaState,
+    issuance::{issue, signer::SignedLeaf, state::CaState},
+    rotation::{
+        policy::{AuthoritySource, Policy},
+        write::Write,
+    },
 };
+use crate::cluster::mesh::rotation::Requests;
 
 pub(crate) fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -31,7 +32,7 @@ pub(crate) fn policy(mesh: &str) -> Policy {
         after_percent: 50,
         requests: Requests::default(),
         distrust: Vec::new(),
-        offer: Offer::BuiltIn,
+        source: AuthoritySource::BuiltIn,
         published_sequence: 0,
     }
 }

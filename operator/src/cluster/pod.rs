@@ -37,6 +37,12 @@ pub fn injected_mesh(pod: &Pod) -> Option<&str> {
     pod.annotations().get(INJECTED_ANNOTATION).filter(|_| complete).map(String::as_str)
 }
 
+/// Whether all of the pod's containers have ended for good.
+#[must_use]
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
 /// Service account of a pod.
 #[must_use]
 pub fn service_account(pod: &Pod) -> &str {

@@ -11,15 +11,16 @@ use bowline_crds::{conditions::reasons::PODS_WITHOUT_SIDECAR, names::INJECT_LABE
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Resource, ResourceExt,
-    runtime::events::{Event, EventType},
+    runtime::events::{Event, EventType, Recorder},
 };
 
 use crate::{
     cluster::{
-        membership::Membership,
+        cache::Cache,
+        membership::{Membership, Registry},
         pod::{injected_mesh, is_static, on_host_network, opted_out},
     },
-    runtime::{context::Ctx, shutdown::TaskResult},
+    runtime::shutdown::{Shutdown, TaskResult},
 };
 
 /// Pause between two looks, however much changes.
@@ -68,26 +69,32 @@ pub fn missing_sidecars<'a>(
 ///
 /// # Errors
 /// None that ends it.
-pub async fn run(ctx: Arc<Ctx>) -> TaskResult {
-    let (mut pods, mut namespaces, mut meshes) =
-        (ctx.pods.subscribe(), ctx.namespaces.subscribe(), ctx.registry.subscribe());
-    tokio::join!(ctx.pods.synced(), ctx.namespaces.synced(), ctx.registry.synced());
+pub async fn run(
+    registry: Registry,
+    namespaces: Cache<Namespace>,
+    pods: Cache<Pod>,
+    recorder: Recorder,
+    shutdown: Shutdown,
+) -> TaskResult {
+    let (mut pod_changes, mut namespace_changes, mut meshes) =
+        (pods.subscribe(), namespaces.subscribe(), registry.subscribe());
+    tokio::join!(pods.synced(), namespaces.synced(), registry.synced());
     let mut told = HashSet::new();
     loop {
-        let selectors = ctx.registry.selectors();
-        let missing = missing_sidecars(&ctx.pods.all(), &ctx.namespaces.all(), |n| selectors.membership(&n.metadata));
-        tell(&ctx, &missing, &mut told).await;
+        let selectors = registry.selectors();
+        let missing = missing_sidecars(&pods.all(), &namespaces.all(), |n| selectors.membership(&n.metadata));
+        tell(&recorder, &missing, &mut told).await;
         tokio::select! {
-            () = ctx.shutdown.requested() => return Ok(()),
+            () = shutdown.requested() => return Ok(()),
             () = tokio::time::sleep(PAUSE) => {}
         }
         if missing.iter().any(|m| !told.contains(&m.pod.uid().unwrap_or_default())) {
             continue;
         }
         let changed = tokio::select! {
-            () = ctx.shutdown.requested() => return Ok(()),
-            changed = pods.changed() => changed,
-            changed = namespaces.changed() => changed,
+            () = shutdown.requested() => return Ok(()),
+            changed = pod_changes.changed() => changed,
+            changed = namespace_changes.changed() => changed,
             changed = meshes.changed() => changed,
         };
         if changed.is_err() {
@@ -111,7 +118,7 @@ pub(crate) fn note(pod: &Pod, mesh: &str) -> String {
 }
 
 /// An event on each pod that was not told of yet.
-async fn tell(ctx: &Ctx, missing: &[Missing], told: &mut HashSet<String>) {
+async fn tell(recorder: &Recorder, missing: &[Missing], told: &mut HashSet<String>) {
     let present: HashSet<String> = missing.iter().filter_map(|m| m.pod.uid()).collect();
     told.retain(|uid| present.contains(uid));
     let new = missing.iter().filter(|m| m.pod.uid().is_some_and(|uid| !told.contains(&uid)));
@@ -123,7 +130,7 @@ async fn tell(ctx: &Ctx, missing: &[Missing], told: &mut HashSet<String>) {
             action: "Repair".into(),
             secondary: None,
         };
-        match ctx.recorder.publish(&event, &pod.object_ref(&())).await {
+        match recorder.publish(&event, &pod.object_ref(&())).await {
             Ok(()) => {
                 told.extend(pod.uid());
             }
@@ -134,3 +141,6 @@ async fn tell(ctx: &Ctx, missing: &[Missing], told: &mut HashSet<String>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

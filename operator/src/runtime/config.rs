@@ -12,6 +12,8 @@ pub const CONTROL_SERVICE: &str = "bowline-control";
 pub const CA_SECRET: &str = "bowline-ca";
 /// Secret with the webhook's serving CA and certificate.
 pub const WEBHOOK_SECRET: &str = "bowline-webhook";
+/// Annotation with a hash of an object's content as the operator wrote it: tells an edit from an update.
+pub const CONTENT_ANNOTATION: &str = "bowline.dev/content";
 
 /// Settings.
 #[derive(clap::Parser, Debug, Clone)]

@@ -20,7 +20,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{control::subscriptions::Subscriptions, peer::mesh_of};
 use crate::{
-    ca::{Authorities, MeshCa, SignError, evidence::Holding},
+    ca::{Authorities, MeshCa, SignError, rotation::evidence::Holding},
     cluster::membership::Registry,
     runtime::config::{Config, control_identity},
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline_operator::ca::{Authorities, restore};
+use bowline_operator::ca::Authorities;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -223,14 +223,14 @@ async fn deletion_is_held_by_workloads_and_then_removes_everything() {
     assert!(world.server.get(BUNDLE).is_some(), "a deletion that is held took the bundle away");
     assert_eq!(world.condition("default", "Ready").1, "WorkloadsPresent");
 
-    assert_eq!(restore::lost(&world.ctx()), [""; 0]);
+    assert_eq!(world.restorer().lost(), [""; 0]);
     world.memory.observe(None);
-    assert_eq!(restore::lost(&world.ctx()), ["default"], "no replica would put the CA's state back");
+    assert_eq!(world.restorer().lost(), ["default"], "no replica would put the CA's state back");
     world.look();
 
     world.server.remove("/api/v1/namespaces/shop/pods/web");
     world.memory.observe(None);
-    assert_eq!(restore::lost(&world.ctx()), [""; 0], "what goes is put back");
+    assert_eq!(world.restorer().lost(), [""; 0], "what goes is put back");
     world.look();
     world.server.fail(Method::DELETE, "/configmaps/", Fault::Status(500), 1);
     assert!(world.round().await.is_err());

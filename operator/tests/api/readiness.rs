@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use bowline_operator::{
-    reconcile::webhook::{Keeper, certificate::ServingState},
-    runtime::{context::Ctx, shutdown::Shutdown},
+    reconcile::webhook::controller::Controller,
+    runtime::shutdown::Shutdown,
+    serving::certificate::{ServingCertificate, state::ServingState},
+    telemetry::Metrics,
 };
 use http::Method;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
@@ -13,18 +15,18 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     server::Fault,
-    world::{ANSWERED, MESH, World},
+    world::{MESH, World, serve_webhook},
 };
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
 const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-webhook";
 
 /// One look of the webhook's reconciler at what is there, and one of the Mesh's.
-async fn look(world: &World, keeper: &mut Keeper<'_>) {
+async fn look(world: &World, controller: &mut Controller) {
     let secret: Option<Secret> = world.server.get(SECRET).map(|s| serde_json::from_value(s).unwrap());
     let seen: Option<MutatingWebhookConfiguration> =
         world.server.get(CONFIGURATION).map(|c| serde_json::from_value(c).unwrap());
-    keeper.once(secret.as_ref(), seen.as_ref()).await;
+    controller.once(secret.as_ref(), seen.as_ref()).await;
     world.round().await.unwrap();
 }
 
@@ -45,19 +47,21 @@ async fn a_mesh_is_ready_when_the_api_server_asks_about_its_pods() {
     world.round().await.unwrap();
     assert_eq!(ready(&world), no, "nobody has looked");
     let (_run, shutdown) = Shutdown::new();
-    let ctx = Arc::new(Ctx { shutdown, ..world.ctx() });
-    let mut keeper = Keeper::new(&ctx, ANSWERED);
-    look(&world, &mut keeper).await;
+    let serving: Arc<ServingCertificate> = Arc::default();
+    let status = world.webhook.clone().unwrap();
+    let reconciler = world.webhook_reconciler(world.webhook_port, &serving);
+    let mut controller = Controller::new(reconciler, Metrics::default(), status);
+    look(&world, &mut controller).await;
     assert_eq!(ready(&world), no, "the server has no certificate");
     assert_eq!(world.condition("default", "Degraded").0, "False", "a start is no failure");
 
     let secret: Secret = serde_json::from_value(world.server.get(SECRET).unwrap()).unwrap();
     let key = ServingState::read(Some(&secret)).unwrap().certified_key().unwrap();
-    ctx.serving.store(Some(Arc::new(key)));
-    let served = tokio::spawn(crate::world::serve_webhook(&ctx, listener));
+    serving.store(Some(Arc::new(key)));
+    let served = tokio::spawn(serve_webhook(&world, &serving, shutdown, listener));
     for code in [422, 403] {
         world.server.fail(Method::PATCH, "/mutatingwebhookconfigurations/", Fault::Status(code), 1);
-        look(&world, &mut keeper).await;
+        look(&world, &mut controller).await;
         assert_eq!(ready(&world), no, "{code}");
         let (status, reason, message) = world.condition("default", "Degraded");
         assert_eq!((status.as_str(), reason.as_str()), ("True", "WebhookNotReady"), "{code}");
@@ -66,16 +70,16 @@ async fn a_mesh_is_ready_when_the_api_server_asks_about_its_pods() {
         assert_eq!(world.condition("default", "Reconciling").0, "True");
     }
     assert!(world.events().contains("WebhookNotReady"), "{}", world.events());
-    look(&world, &mut keeper).await;
+    look(&world, &mut controller).await;
     assert_eq!(ready(&world), yes);
     assert_eq!(world.condition("default", "Degraded").0, "False");
 
     // Somebody lets pods through, and the API server does not let us undo it.
     world.change(CONFIGURATION, |c| c["webhooks"][0]["failurePolicy"] = "Ignore".into());
     world.server.fail(Method::PATCH, "/mutatingwebhookconfigurations/", Fault::Status(500), 1);
-    look(&world, &mut keeper).await;
+    look(&world, &mut controller).await;
     assert_eq!(ready(&world), no);
-    look(&world, &mut keeper).await;
+    look(&world, &mut controller).await;
     assert_eq!(ready(&world), yes);
 
     // Namespaces that nobody asks about yet.
@@ -88,7 +92,7 @@ async fn a_mesh_is_ready_when_the_api_server_asks_about_its_pods() {
     world.change(MESH, |m| m["spec"] = json!({}));
     world.round().await.unwrap();
     assert_eq!(ready(&world), yes);
-    drop(keeper);
+    drop(controller);
     world.round().await.unwrap();
     assert_eq!(ready(&world), yes);
     served.abort();

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bowline_operator::{
-    reconcile::webhook::{certificate::ServingState, probe::probe, reconcile},
-    runtime::{context::Ctx, shutdown::Shutdown},
+    reconcile::webhook::probe::probe,
+    runtime::shutdown::Shutdown,
+    serving::certificate::{ServingCertificate, state::ServingState},
 };
 use k8s_openapi::{
     ByteString,
@@ -14,7 +15,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::world::{ANSWERED, World};
+use crate::world::{ANSWERED, World, serve_webhook};
 
 const SECRET: &str = "/api/v1/namespaces/bowline-system/secrets/bowline-webhook";
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/bowline-inject";
@@ -22,7 +23,8 @@ const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebho
 /// A replica that leads and serves.
 struct Leader {
     world: World,
-    ctx: Arc<Ctx>,
+    serving: Arc<ServingCertificate>,
+    port: u16,
     _serves: JoinHandle<()>,
     _ask: watch::Sender<bool>,
 }
@@ -41,12 +43,9 @@ impl Leader {
 
     async fn of(world: World, shutdown: Shutdown, ask: watch::Sender<bool>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let mut ctx = world.ctx();
-        ctx.config.webhook_port = listener.local_addr().unwrap().port();
-        ctx.shutdown = shutdown;
-        let ctx = Arc::new(ctx);
-        let serves = tokio::spawn(crate::world::serve_webhook(&ctx, listener));
-        Self { world, ctx, _serves: serves, _ask: ask }
+        let (serving, port) = (Arc::default(), listener.local_addr().unwrap().port());
+        let serves = tokio::spawn(serve_webhook(&world, &serving, shutdown, listener));
+        Self { world, serving, port, _serves: serves, _ask: ask }
     }
 
     fn secret(&self) -> Option<Secret> {
@@ -63,10 +62,10 @@ impl Leader {
 
     /// The same with nothing but the certificate that it serves.
     async fn without_memory(self) -> Self {
-        let serves = self.ctx.serving.key();
+        let serves = self.serving.key();
         let (ask, shutdown) = Shutdown::new();
         let next = Self::of(self.world, shutdown, ask).await;
-        next.ctx.serving.store(serves);
+        next.serving.store(serves);
         next
     }
 
@@ -82,15 +81,16 @@ impl Leader {
     async fn round(&self) -> bool {
         let (secret, configuration) = (self.secret(), self.configuration());
         let now = SystemTime::now();
-        reconcile(&self.ctx, secret.as_ref(), configuration.as_ref(), now, ANSWERED).await.expect("reconciled");
+        let reconciler = self.world.webhook_reconciler(self.port, &self.serving);
+        reconciler.reconcile(secret.as_ref(), configuration.as_ref(), now).await.expect("reconciled");
         if let Some(state) = ServingState::read(self.secret().as_ref()) {
-            self.ctx.serving.take(state).unwrap();
+            self.serving.take(state).unwrap();
         }
         if let Some(configuration) = self.configuration() {
             let bundle = configuration.webhooks.unwrap().remove(0).client_config.ca_bundle.unwrap();
             let trusted: Vec<_> = CertificateDer::pem_slice_iter(&bundle.0).map(Result::unwrap).collect();
-            let (port, host) = (self.ctx.config.webhook_port, self.ctx.config.webhook_host());
-            probe(port, &host, &trusted, ANSWERED).await.expect("what is served is not trusted");
+            let host = self.world.config().webhook_host();
+            probe(self.port, &host, &trusted, ANSWERED).await.expect("what is served is not trusted");
         }
         !self.world.server.writes().is_empty()
     }

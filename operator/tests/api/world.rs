@@ -7,16 +7,22 @@ use std::{
 
 use bowline_crds::Mesh;
 use bowline_operator::{
-    ca::Authorities,
+    ca::{
+        Authorities,
+        issuance::{restore::Restorer, source::ExternalSources},
+    },
     cluster::{cache::Cache, lookup::MembershipLookup, membership::Registry},
     reconcile::{
-        mesh::reconcile::{ReconcileError, reconcile},
-        webhook::{configuration, standing::Standing},
+        mesh::{error::ReconcileError, reconcile::MeshReconciler},
+        rotation::observe::Replicas,
+        webhook::{reconcile::WebhookReconciler, status::WebhookStatus},
     },
-    runtime::{config::Config, context::Ctx, readiness::Readiness, shutdown::Shutdown},
+    runtime::{config::Config, shutdown::Shutdown},
     serving::{
+        certificate::ServingCertificate,
         control::{metrics::ControlMetrics, subscriptions::Subscriptions},
         inject::webhook::Webhook,
+        replicas::{client::ReplicaClient, local::LocalReplica},
         reports::Reports,
         tls::{MeshTls, TlsRenewal},
     },
@@ -48,7 +54,7 @@ pub(crate) struct World {
     pub(crate) memory: Authorities,
     tls: MeshTls,
     /// What the webhook's reconciler says; `None`: that all is well.
-    pub(crate) webhook: Option<watch::Sender<Standing>>,
+    pub(crate) webhook: Option<watch::Sender<WebhookStatus>>,
     pub(crate) webhook_port: u16,
     /// When it began: its clock stands still, however long a test takes.
     began: SystemTime,
@@ -103,39 +109,92 @@ impl World {
         of_kind.map(|p| serde_json::from_value(self.server.get(&p).unwrap()).unwrap()).collect()
     }
 
-    pub(crate) fn ctx(&self) -> Ctx {
-        let client = self.server.client();
-        let ctx = Ctx {
-            registry: Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system"),
-            namespaces: Cache::of(self.all::<Namespace>("namespaces", 5)),
-            pods: Cache::of(self.all::<Pod>("pods", 7)),
-            authorities: self.memory.clone(),
-            evidence: Reports::default(),
-            tls: self.tls.clone(),
-            control_ips: watch::Sender::new(Some(vec![[10, 96, 0, 7].into()])),
-            metrics: Metrics::default(),
-            webhook: self.webhook.clone().unwrap_or_default(),
-            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
-            serving: Arc::default(),
-            readiness: Readiness::default(),
-            leader: watch::channel(true).1,
-            shutdown: Shutdown::new().1,
-            client,
-            config: Config {
-                namespace: "bowline-system".into(),
-                pod_name: "bowline-operator-0".into(),
-                proxy_image: "proxy:1".into(),
-                cluster_domain: "cluster.local".into(),
-                admin_port: 8080,
-                webhook_port: self.webhook_port,
-                control_port: 15_010,
-                log: "info".into(),
-            },
-        };
-        if self.webhook.is_none() {
-            ctx.webhook.send_replace(Standing::good(configuration::wanted(&ctx, "").as_ref()));
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            namespace: "bowline-system".into(),
+            pod_name: "bowline-operator-0".into(),
+            proxy_image: "proxy:1".into(),
+            cluster_domain: "cluster.local".into(),
+            admin_port: 8080,
+            webhook_port: self.webhook_port,
+            control_port: 15_010,
+            log: "info".into(),
         }
-        ctx
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::new(Cache::of(self.all::<Mesh>("meshes", 6)), "bowline-system")
+    }
+
+    fn namespaces(&self) -> Cache<Namespace> {
+        Cache::of(self.all::<Namespace>("namespaces", 5))
+    }
+
+    fn pods(&self) -> Cache<Pod> {
+        Cache::of(self.all::<Pod>("pods", 7))
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.server.client(), "bowline-system")
+    }
+
+    /// Who puts back what the Secret has lost.
+    pub(crate) fn restorer(&self) -> Restorer {
+        Restorer {
+            authorities: self.memory.clone(),
+            registry: self.registry(),
+            pods: self.pods(),
+            secrets: self.secrets(),
+            leads: watch::channel(true).1,
+        }
+    }
+
+    /// One whose server has port `port` and proves itself with `serving`.
+    pub(crate) fn webhook_reconciler(&self, port: u16, serving: &Arc<ServingCertificate>) -> WebhookReconciler {
+        WebhookReconciler {
+            client: self.server.client(),
+            secrets: self.secrets(),
+            registry: self.registry(),
+            pods: self.pods(),
+            serving: Arc::clone(serving),
+            config: Config { webhook_port: port, ..self.config() },
+            probe_timeout: ANSWERED,
+        }
+    }
+
+    fn mesh_reconciler(&self) -> MeshReconciler {
+        let (client, registry, pods) = (self.server.client(), self.registry(), self.pods());
+        let webhook = self.webhook.as_ref().map_or_else(
+            || {
+                let good = self.webhook_reconciler(self.webhook_port, &Arc::default()).wanted("");
+                watch::channel(WebhookStatus::good(good.as_ref())).1
+            },
+            watch::Sender::subscribe,
+        );
+        let config = self.config();
+        let (namespace, port) = (config.namespace.clone(), config.control_port);
+        MeshReconciler {
+            secrets: self.secrets(),
+            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+            metrics: Metrics::default(),
+            namespaces: self.namespaces(),
+            config_maps: Cache::of(self.all::<ConfigMap>("configmaps", 7)),
+            authorities: self.memory.clone(),
+            sources: ExternalSources::new(client.clone(), &namespace, registry.clone()),
+            replicas: Replicas {
+                local: LocalReplica::new(self.tls.clone(), Reports::default(), pods.clone()),
+                pod_name: config.pod_name.clone(),
+                client: ReplicaClient::new(self.memory.clone(), self.tls.clone(), namespace.clone(), port),
+                pods: Api::namespaced(client.clone(), &namespace),
+                namespace,
+            },
+            control_ips: watch::channel(Some(vec![[10, 96, 0, 7].into()])).1,
+            webhook,
+            client,
+            registry,
+            pods,
+            config,
+        }
     }
 
     /// One reconcile with caches as fresh as can be; the memory sees the Secret afterwards.
@@ -146,22 +205,20 @@ impl World {
     }
 
     pub(crate) async fn round_of(&self, name: &str) -> Result<(), ReconcileError> {
-        let ctx = self.ctx();
-        let config_maps = Cache::of(self.all::<ConfigMap>("configmaps", 7));
-        let mesh = ctx.registry.get(name).expect("Mesh");
-        reconcile(&ctx, &config_maps, mesh, self.began + self.later).await.map(|_| ())
+        let reconciler = self.mesh_reconciler();
+        let mesh = reconciler.registry.get(name).expect("Mesh");
+        reconciler.reconcile(mesh, self.began + self.later).await.map(|_| ())
     }
 
     /// What the watch on the Secret would do.
     pub(crate) fn look(&self) {
         let secret: Option<Secret> = self.server.get(SECRET).map(|s| serde_json::from_value(s).unwrap());
         self.memory.observe(secret.as_ref());
-        let ctx = self.ctx();
         let renewal = TlsRenewal {
             tls: self.tls.clone(),
             authorities: self.memory.clone(),
-            secrets: Api::namespaced(ctx.client, "bowline-system"),
-            registry: ctx.registry,
+            secrets: self.secrets(),
+            registry: self.registry(),
             namespace: "bowline-system".into(),
             subscriptions: Subscriptions::new(ControlMetrics::default()),
         };
@@ -195,8 +252,13 @@ pub(crate) fn mesh(name: &str, spec: Value) -> Value {
 }
 
 /// What a replica serves the API server with.
-pub(crate) fn serve_webhook(ctx: &Ctx, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
-    let lookup = MembershipLookup::new(ctx.client.clone(), ctx.registry.clone(), ctx.namespaces.clone());
-    let (image, certificate) = (ctx.config.proxy_image.clone(), Arc::clone(&ctx.serving));
-    Webhook::new(lookup, image, certificate, &ctx.metrics, ctx.shutdown.clone()).run(listener)
+pub(crate) fn serve_webhook(
+    world: &World,
+    certificate: &Arc<ServingCertificate>,
+    shutdown: Shutdown,
+    listener: TcpListener,
+) -> impl Future<Output = ()> + Send + use<> {
+    let lookup = MembershipLookup::new(world.server.client(), world.registry(), world.namespaces());
+    let (image, certificate) = (world.config().proxy_image, Arc::clone(certificate));
+    Webhook::new(lookup, image, certificate, &Metrics::default(), shutdown).run(listener)
 }

@@ -6,11 +6,13 @@ use bowline_crds::{Mesh, MeshSpec};
 use bowline_operator::{
     ca::{
         Authorities,
-        decide::{Offer, Policy},
-        issue,
-        ledger::{Requests, Write},
+        issuance::issue,
+        rotation::{
+            policy::{AuthoritySource, Policy},
+            write::Write,
+        },
     },
-    cluster::{cache::Cache, lookup::MembershipLookup, membership::Registry},
+    cluster::{cache::Cache, lookup::MembershipLookup, membership::Registry, mesh::rotation::Requests},
 };
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -53,7 +55,7 @@ pub(crate) fn authorities() -> Authorities {
         after_percent: 50,
         requests: Requests::default(),
         distrust: Vec::new(),
-        offer: Offer::BuiltIn,
+        source: AuthoritySource::BuiltIn,
         published_sequence: 0,
     };
     let state = issue::apply(None, &[Write::First], &policy, None, std::time::SystemTime::now()).unwrap();

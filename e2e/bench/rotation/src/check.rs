@@ -70,11 +70,16 @@ pub(super) fn ended(fleet: &Fleet, root: &[u8]) -> Result<()> {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use bowline_operator::ca::{
-        MeshCa,
-        decide::{Offer, Policy},
-        issue,
-        ledger::{Requests, Write},
+    use bowline_operator::{
+        ca::{
+            MeshCa,
+            issuance::issue,
+            rotation::{
+                policy::{Offer, Policy},
+                write::Write,
+            },
+        },
+        cluster::mesh::rotation::Requests,
     };
     use bowline_proxy::{
         contract::{spiffe::SpiffeId, validate::trust_bundle},

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bowline_crds::Mesh;
 use bowline_operator::{
-    ca::{Authorities, MeshCa, state::CaState},
+    ca::{Authorities, MeshCa, issuance::state::CaState},
     cluster::{
         cache::{self, Cache},
         membership::Registry,

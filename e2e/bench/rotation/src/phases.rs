@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bowline_crds::mesh::AuthorityPhase;
-use bowline_operator::ca::ledger::{Entry, Ledger};
+use bowline_operator::ca::rotation::ledger::{Entry, Ledger};
 
 /// Where a rotation of the root stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! whatever is signed by mistake fails its own line.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bowline_operator::ca::sign::MAX_CSR_BYTES;
+use bowline_operator::ca::issuance::sign_error::MAX_CSR_BYTES;
 use bowline_proxy::contract::bootstrap::TOKEN_AUDIENCE;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;

@@ -12,11 +12,12 @@ use kube::{
 };
 use serde_json::json;
 
-use self::failures::{Cause, Failures, words};
+use self::failures::Failures;
 use super::{
     build::{Change, Plan},
-    news::News,
+    events::MeshEvent,
 };
+use crate::reconcile::api_error::{Cause, words};
 
 /// Field manager of this reconciler.
 pub const MANAGER: &str = "bowline-mesh";
@@ -187,8 +188,8 @@ async fn json_patch(client: &Client, mesh: &Mesh, patch: serde_json::Value) -> R
 }
 
 /// Publishes events about an object; that one cannot be written is logged and changes nothing else.
-pub async fn events<K: Resource<DynamicType = ()>>(recorder: &Recorder, about: &K, news: &[News]) {
-    for item in news {
+pub async fn events<K: Resource<DynamicType = ()>>(recorder: &Recorder, about: &K, events: &[MeshEvent]) {
+    for item in events {
         let event = Event {
             type_: if item.warning { EventType::Warning } else { EventType::Normal },
             reason: item.reason.clone(),

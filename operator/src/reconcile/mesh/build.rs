@@ -1,14 +1,12 @@
 //! Builds what a Mesh needs in the cluster and compares it with what is there; no client.
 
-pub mod config_map;
-
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::fetch::Observed;
+use super::{config_map, fetch::Observed};
 use crate::{
-    ca::{evidence::Mount, state::CaState},
+    ca::{issuance::state::CaState, rotation::evidence::Mount},
     cluster::mesh::validate::Valid,
     runtime::config::Config,
 };

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::ResourceExt;
 
 use super::{
-    build::config_map,
+    config_map,
     pods::{self, Counts},
 };
 use crate::cluster::membership::{NamespaceConflict, Registry};

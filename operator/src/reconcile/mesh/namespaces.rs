@@ -8,24 +8,31 @@ use bowline_crds::{
 };
 use kube::ResourceExt;
 
-use super::{apply, news::News};
-use crate::{cluster::membership::Membership, reconcile::webhook::configuration, runtime::context::Ctx};
+use super::{apply, events::MeshEvent};
+use crate::cluster::{
+    cache::Cache,
+    deletion::staying,
+    membership::{Membership, Registry},
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::runtime::events::Recorder;
 
 /// Runs for as long as it is polled; leader only.
-pub async fn run(ctx: Arc<Ctx>) {
-    let mut told = BTreeMap::new();
-    let (mut meshes, mut namespaces) = (ctx.registry.subscribe(), ctx.namespaces.subscribe());
+pub async fn run(registry: Registry, all: Cache<Namespace>, pods: Cache<Pod>, recorder: Recorder) {
+    let mut reported = BTreeMap::new();
+    let (mut meshes, mut namespaces) = (registry.subscribe(), all.subscribe());
     loop {
-        let unknown = unknown(&ctx);
-        let known: Vec<String> = ctx.registry.all().iter().map(|m| m.name_any()).collect();
+        let asked = !staying(&registry, &pods).is_empty();
+        let unknown = unknown(&registry, &all.all(), asked);
+        let known: Vec<String> = registry.all().iter().map(|m| m.name_any()).collect();
         for (name, about) in &unknown {
-            if told.get(name) != Some(about)
-                && let Some(namespace) = ctx.namespaces.get(name)
+            if reported.get(name) != Some(about)
+                && let Some(namespace) = all.get(name)
             {
-                apply::events(&ctx.recorder, namespace.as_ref(), &[news(about, &known)]).await;
+                apply::events(&recorder, namespace.as_ref(), &[event(about, &known)]).await;
             }
         }
-        told = unknown;
+        reported = unknown;
         let changed = tokio::select! {
             changed = meshes.changed() => changed,
             changed = namespaces.changed() => changed,
@@ -36,7 +43,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     }
 }
 
-/// What a namespace is told of.
+/// What a namespace is reported of.
 #[derive(Debug, PartialEq, Eq)]
 struct Unknown {
     /// The Mesh that does not exist.
@@ -46,10 +53,9 @@ struct Unknown {
 }
 
 /// Namespaces that name a Mesh that does not exist.
-fn unknown(ctx: &Ctx) -> BTreeMap<String, Unknown> {
-    let (all, selectors) = (ctx.namespaces.all(), ctx.registry.selectors());
-    let asked = configuration::wanted(ctx, "").is_some();
-    let judged = all.iter().map(|n| (n.name_any(), selectors.membership(&n.metadata)));
+fn unknown(registry: &Registry, namespaces: &[Arc<Namespace>], asked: bool) -> BTreeMap<String, Unknown> {
+    let selectors = registry.selectors();
+    let judged = namespaces.iter().map(|n| (n.name_any(), selectors.membership(&n.metadata)));
     let unknown = judged.filter_map(|(name, m)| match m {
         Membership::Unknown(mesh) => Some((name, Unknown { mesh, asked })),
         _ => None,
@@ -57,7 +63,7 @@ fn unknown(ctx: &Ctx) -> BTreeMap<String, Unknown> {
     unknown.collect()
 }
 
-fn news(Unknown { mesh, asked }: &Unknown, known: &[String]) -> News {
+fn event(Unknown { mesh, asked }: &Unknown, known: &[String]) -> MeshEvent {
     let known = if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) };
     let consequence = if *asked {
         format!("pods of this namespace cannot be created unless labelled {INJECT_LABEL}=false")
@@ -68,7 +74,7 @@ fn news(Unknown { mesh, asked }: &Unknown, known: &[String]) -> News {
         "label {MESH_LABEL} names Mesh {mesh:?}, which does not exist ({known}): create it or correct the label; until then \
          {consequence}"
     );
-    News { warning: true, reason: reasons::UNKNOWN_MESH.into(), message }
+    MeshEvent { warning: true, reason: reasons::UNKNOWN_MESH.into(), message }
 }
 
 #[cfg(test)]
@@ -78,9 +84,9 @@ mod tests {
     #[test]
     fn what_happens_to_pods_is_told_as_it_is() {
         let about = |asked| Unknown { mesh: "x".into(), asked };
-        let other = news(&about(true), &["default".into()]).message;
+        let other = event(&about(true), &["default".into()]).message;
         assert!(other.contains("there are default") && other.contains("cannot be created unless"), "{other}");
-        let none = news(&about(false), &[]).message;
+        let none = event(&about(false), &[]).message;
         assert!(none.contains("there is none") && none.contains("plaintext") && !none.contains("cannot"), "{none}");
     }
 }

@@ -6,8 +6,8 @@ use bowline_proxy::contract::bootstrap::TRUST_KEY_BUNDLE;
 use kube::ResourceExt;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::{build::config_map, fetch::Observed};
-use crate::ca::state::fingerprint;
+use super::{config_map, fetch::Observed};
+use crate::ca::fingerprint::fingerprint;
 
 /// What is to be named: the roots that were lost, as the status knows them, or else the bundles that are mounted. The one that signed is the
 /// first. Never empty.

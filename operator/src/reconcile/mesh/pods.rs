@@ -10,7 +10,7 @@ use bowline_proxy::contract::bootstrap::{GATE, SLOTS};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
-use crate::cluster::pod::{injected_mesh, is_static, on_host_network, opted_out};
+use crate::cluster::pod::{injected_mesh, is_finished, is_static, on_host_network, opted_out};
 
 /// Names that are listed at most.
 pub const NAMED: usize = 10;
@@ -63,11 +63,6 @@ pub fn count(mesh: &str, members: &[String], pods: &[Arc<Pod>]) -> Counts {
         }
     }
     counts
-}
-
-fn is_finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether the pod's gate has let the application through and a slot runs since.

@@ -9,7 +9,7 @@ use kube::runtime::{
     reflector::{ObjectRef, Store},
 };
 
-use super::reconcile::ReconcileError;
+use super::error::ReconcileError;
 
 /// How long changes are gathered, from the first of them: what comes together is looked at together, and nothing waits longer. A wait
 /// that began anew with every change would have no end where pods come and go all the time.
@@ -76,7 +76,7 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
             std::future::ready(Ok(Action::await_change()))
         };
-        let changes = Box::pin(super::super::changes(changed));
+        let changes = Box::pin(super::super::controller::changes(changed));
         let run = run(cache.store().clone(), changes, || {}, once, |_, _| Action::await_change());
         let changing = async {
             for _ in 0..count {

@@ -12,19 +12,21 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyUsagePurpose, SanType,
 };
-use rustls::{crypto::aws_lc_rs::sign::any_ecdsa_type, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde::{Deserialize, Serialize};
+use rustls_pki_types::CertificateDer;
 
-use crate::ca::{
-    key::AuthorityKey,
-    material::{Material, MaterialError, fingerprint},
-    sign::{BACKDATE, serial, whole},
-    state::{at, unix},
+use crate::{
+    ca::{
+        fingerprint::fingerprint,
+        issuance::{
+            key::AuthorityKey,
+            material::Material,
+            signer::{BACKDATE, serial},
+        },
+        unix_time::{at, unix, whole},
+    },
+    serving::certificate::state::{Authority, CertificateError, ServingState},
 };
 
-/// Key in the Secret.
-pub const SECRET_KEY: &str = "serving.json";
 /// Life of the CA.
 pub const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// Most CAs that are taken over from the configuration: there are two while one follows the other.
@@ -32,120 +34,28 @@ const MOST_KEPT: usize = 4;
 /// Life of the serving certificate.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(60 * 86_400);
 
-/// Why there is no certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// The signature failed.
-    #[error("the webhook's certificate cannot be made: {0}")]
-    Crypto(#[from] rcgen::Error),
-    /// What was read cannot be used.
-    #[error("the webhook's certificate cannot be used: {0}")]
-    State(#[from] MaterialError),
-    /// The key is of no use to TLS.
-    #[error("the webhook's key cannot be used: {0}")]
-    Key(rustls::Error),
-}
-
-/// The webhook's CA, or its serving certificate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Authority {
-    /// Fingerprint of its certificate.
-    pub id: String,
-    /// For the serving certificate: the CA that signed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<String>,
-    /// Seconds since the Unix epoch.
-    pub not_before: u64,
-    /// Seconds since the Unix epoch.
-    pub not_after: u64,
-    /// Certificate and key.
-    #[serde(flatten)]
-    pub material: Material,
-}
-
-/// What the Secret holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServingState {
-    /// Oldest first.
-    pub cas: Vec<Authority>,
-    /// What is served; `root` names the CA that signed it.
-    pub leaf: Authority,
-    /// DNS name of the leaf.
-    pub host: String,
-    /// Nobody trusts the leaf's CA yet: whoever serves another leaf goes on with it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub untrusted: bool,
-}
-
-/// What is known besides the Secret.
+/// What is in use, besides the Secret.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct InUse {
     /// CAs that the webhook's configuration trusts; empty: there is none, so nobody is to be disappointed.
     pub published: Vec<CertificateDer<'static>>,
     /// The last good state that this replica read.
     pub memory: Option<Arc<ServingState>>,
 }
 
-impl Known {
+impl InUse {
     fn ids(&self) -> Vec<String> {
         self.published.iter().map(|der| fingerprint(der)).collect()
     }
 }
 
-impl ServingState {
-    /// What the Secret holds, if that can be used.
-    #[must_use]
-    pub fn read(secret: Option<&Secret>) -> Option<Self> {
-        let bytes = &secret?.data.as_ref()?.get(SECRET_KEY)?.0;
-        let state: Self = serde_json::from_slice(bytes).ok()?;
-        let good =
-            state.cas.iter().chain([&state.leaf]).all(|a| a.material.check(&a.id, a.not_before, a.not_after).is_ok());
-        (good && state.signer().is_some()).then_some(state)
-    }
-
-    /// The CA that signed the leaf.
-    fn signer(&self) -> Option<&Authority> {
-        self.cas.iter().find(|ca| Some(&ca.id) == self.leaf.root.as_ref())
-    }
-
-    /// CAs that are still valid, PEM.
-    #[must_use]
-    pub fn bundle_pem(&self, now: SystemTime) -> String {
-        self.valid(now).map(|ca| format!("{}\n", ca.material.certificate.trim_end())).collect()
-    }
-
-    /// CAs that are still valid, DER.
-    #[must_use]
-    pub fn authorities(&self, now: SystemTime) -> Vec<CertificateDer<'static>> {
-        self.valid(now).filter_map(|ca| ca.material.der().ok()).collect()
-    }
-
-    fn valid(&self, now: SystemTime) -> impl Iterator<Item = &Authority> {
-        let now = unix(now);
-        self.cas.iter().filter(move |ca| ca.not_after > now)
-    }
-
-    /// For the TLS server.
-    ///
-    /// # Errors
-    /// When key or certificate cannot be used.
-    pub fn certified_key(&self) -> Result<CertifiedKey, CertificateError> {
-        let key = self.leaf.material.signing_key()?;
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_der().to_vec()));
-        let signer = any_ecdsa_type(&der).map_err(CertificateError::Key)?;
-        Ok(CertifiedKey::new(vec![self.leaf.material.der()?], signer))
-    }
-
-    /// When there will be something to do; `percent`: see [`next`].
-    #[must_use]
-    pub fn next_change(&self, percent: u8) -> SystemTime {
-        let newest = self.cas.last().map_or(0, |ca| due(ca, percent));
-        let oldest = self.cas.iter().map(|ca| ca.not_after + 1).min().unwrap_or_default();
-        let at = due(&self.leaf, percent).min(newest).min(oldest);
-        SystemTime::UNIX_EPOCH + Duration::from_secs(at)
-    }
+/// When there will be something to do; `percent`: see [`next`].
+#[must_use]
+pub fn next_change(state: &ServingState, percent: u8) -> SystemTime {
+    let newest = state.cas.last().map_or(0, |ca| due(ca, percent));
+    let oldest = state.cas.iter().map(|ca| ca.not_after + 1).min().unwrap_or_default();
+    let at = due(&state.leaf, percent).min(newest).min(oldest);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(at)
 }
 
 /// When so much of its life is over.
@@ -160,16 +70,16 @@ fn due(a: &Authority, percent: u8) -> u64 {
 /// When a certificate cannot be made.
 pub fn next(
     secret: Option<&Secret>,
-    known: &Known,
+    in_use: &InUse,
     host: &str,
     percent: u8,
     now: SystemTime,
 ) -> Result<(ServingState, bool), CertificateError> {
     let held = ServingState::read(secret);
-    let Some(mut state) = held.clone().or_else(|| known.memory.as_deref().cloned()) else {
-        return Ok((fresh(&known.published, host, now)?, true));
+    let Some(mut state) = held.clone().or_else(|| in_use.memory.as_deref().cloned()) else {
+        return Ok((fresh(&in_use.published, host, now)?, true));
     };
-    let published = known.ids();
+    let published = in_use.ids();
     if state.cas.last().is_none_or(|newest| due(newest, percent) <= unix(now)) {
         state.cas.push(make_ca(now)?);
     }
@@ -180,7 +90,7 @@ pub fn next(
             host.clone_into(&mut state.host);
         }
         Some(_) => {}
-        None => return Ok((fresh(&known.published, host, now)?, true)),
+        None => return Ok((fresh(&in_use.published, host, now)?, true)),
     }
     let trusted = published.is_empty() || state.leaf.root.as_ref().is_some_and(|root| published.contains(root));
     state.untrusted &= !trusted;

@@ -14,41 +14,26 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
-};
+use kube::ResourceExt;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
-    ca::state::fingerprint,
-    cluster::mesh::in_force::selector_in_force,
-    reconcile::mesh::deletion::staying,
-    runtime::{
-        config::{OPERATOR_NAME, WEBHOOK_SERVICE},
-        context::Ctx,
-    },
+    ca::fingerprint::fingerprint,
+    cluster::{membership::Registry, mesh::in_force::selector_in_force},
+    runtime::config::{OPERATOR_NAME, WEBHOOK_SERVICE},
 };
 
 /// Name of the object.
 pub const NAME: &str = "bowline-inject";
 /// Path of the webhook.
 pub const PATH: &str = "/inject";
-/// Field manager of this reconciler.
-const MANAGER: &str = "bowline-webhook";
 /// Seconds that the API server waits for an answer.
 const TIMEOUT_SECONDS: i32 = 10;
 
-/// What is wanted now; `None`: nothing, since there is no Mesh.
-#[must_use]
-pub fn wanted(ctx: &Ctx, ca_bundle: &str) -> Option<MutatingWebhookConfiguration> {
-    build(&staying(ctx), ctx.registry.exempt(), &ctx.config.namespace, ca_bundle)
-}
-
 /// Whether a Mesh is being deleted.
 #[must_use]
-pub fn is_one_leaving(ctx: &Ctx) -> bool {
-    ctx.registry.all().iter().any(|m| m.metadata.deletion_timestamp.is_some())
+pub fn is_one_leaving(registry: &Registry) -> bool {
+    registry.all().iter().any(|m| m.metadata.deletion_timestamp.is_some())
 }
 
 /// The object; pure.
@@ -181,42 +166,6 @@ pub fn published(seen: &MutatingWebhookConfiguration) -> Vec<String> {
         common.retain(|id| these.contains(id));
     }
     common
-}
-
-/// Writes it.
-///
-/// # Errors
-/// That of the API server.
-pub async fn apply(client: &Client, wanted: &MutatingWebhookConfiguration) -> kube::Result<()> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    api.patch(NAME, &PatchParams::apply(MANAGER).force(), &Patch::Apply(wanted)).await.map(|_| ())
-}
-
-/// Deletes it; gone is fine.
-///
-/// # Errors
-/// That of the API server.
-pub async fn delete(client: &Client) -> kube::Result<()> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    match api.delete(NAME, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        ended => ended.map(|_| ()),
-    }
-}
-
-/// Takes Meshes that are about to go out of the configuration, and the configuration away with the last of them: afterwards nothing
-/// that belonged to them can stop a pod.
-///
-/// # Errors
-/// That of the API server.
-pub async fn withdraw(ctx: &Ctx) -> kube::Result<()> {
-    let api: Api<MutatingWebhookConfiguration> = Api::all(ctx.client.clone());
-    let Some(seen) = api.get_opt(NAME).await? else { return Ok(()) };
-    match wanted(ctx, &bundle(&seen)) {
-        None => delete(&ctx.client).await,
-        Some(wanted) if is_current(&seen, &wanted) => Ok(()),
-        Some(wanted) => apply(&ctx.client, &wanted).await,
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{
     refused::Refused,
 };
 use crate::{
-    ca::{Authorities, SignError, sign::MAX_CSR_BYTES},
+    ca::{Authorities, SignError, issuance::sign_error::MAX_CSR_BYTES},
     serving::{peer::Peer, reports::Reports},
     telemetry::MeshLabel,
 };

@@ -14,7 +14,7 @@ use super::{
     patch::patch,
     *,
 };
-use crate::{cluster::membership::Membership, reconcile::repair};
+use crate::cluster::membership::Membership;
 
 mod copied;
 
@@ -258,34 +258,6 @@ fn a_sidecar_of_another_mesh_is_not_taken_over() {
     pod["metadata"]["annotations"]["bowline.dev/injected"] = json!("other");
     let message = refusal(&pod, json!({}), &member());
     assert!(message.contains("for Mesh default") && message.contains("remove"), "{message}");
-}
-
-#[test]
-fn pods_without_sidecar_are_found() {
-    let pods: Vec<Arc<Pod>> = [
-        json!({ "metadata": { "name": "bare", "namespace": "shop" } }),
-        json!({ "metadata": { "name": "agent", "namespace": "shop" }, "spec": { "containers": [], "hostNetwork": true } }),
-        json!({ "metadata": { "name": "out", "namespace": "shop", "labels": { "bowline.dev/inject": "false" } } }),
-        json!({ "metadata": { "name": "done", "namespace": "shop" }, "status": { "phase": "Succeeded" } }),
-        json!({ "metadata": { "name": "else", "namespace": "other" } }),
-        json!({ "metadata": { "name": "static", "namespace": "shop", "annotations": { "kubernetes.io/config.mirror": "x" } } }),
-        // The annotation alone makes no sidecar.
-        json!({ "metadata": { "name": "liar", "namespace": "shop", "annotations": { "bowline.dev/injected": "default" } } }),
-    ]
-    .into_iter()
-    .map(|p| Arc::new(serde_json::from_value(p).unwrap()))
-    .collect();
-    let other: Namespace = serde_json::from_value(json!({ "metadata": { "name": "other" } })).unwrap();
-    let namespaces = [Arc::new(namespace(json!({}))), Arc::new(other)];
-    let found = repair::missing_sidecars(&pods, &namespaces, |n| {
-        if n.metadata.name.as_deref() == Some("shop") { member() } else { Membership::None }
-    });
-    let names: Vec<_> = found.iter().map(|m| m.pod.metadata.name.as_deref().unwrap()).collect();
-    assert_eq!(names, ["agent", "bare", "liar"]);
-    // To restart a pod on the host's network would change nothing.
-    let notes: Vec<_> = found.iter().map(|m| repair::note(&m.pod, &m.mesh)).collect();
-    assert!(notes[0].contains("hostNetwork") && !notes[0].contains("restart"), "{}", notes[0]);
-    assert!(notes[1].contains("rollout restart"), "{}", notes[1]);
 }
 
 fn any_handler() -> impl Strategy<Value = Value> {

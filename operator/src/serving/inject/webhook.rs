@@ -18,11 +18,11 @@ use tower::ServiceExt;
 use super::review::{Reviewer, answer};
 use crate::{
     cluster::lookup::MembershipLookup,
-    reconcile::webhook::serving::Serving,
     runtime::{
         listener::{self, ConnectionLimits, ConnectionPermit, ReasonLabel, Server},
         shutdown::{Shutdown, TaskResult},
     },
+    serving::certificate::ServingCertificate,
     telemetry::Metrics,
 };
 
@@ -42,7 +42,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The server.
 pub struct Webhook {
     reviewer: Reviewer,
-    certificate: Arc<Serving>,
+    certificate: Arc<ServingCertificate>,
     refused: Family<ReasonLabel, Counter>,
     shutdown: Shutdown,
 }
@@ -53,7 +53,7 @@ impl Webhook {
     pub fn new(
         memberships: MembershipLookup,
         image: String,
-        certificate: Arc<Serving>,
+        certificate: Arc<ServingCertificate>,
         metrics: &Metrics,
         shutdown: Shutdown,
     ) -> Self {
@@ -96,7 +96,7 @@ impl Webhook {
 }
 
 /// The certificate may change at any time, and is read at every handshake.
-fn tls(serving: Arc<Serving>) -> Arc<ServerConfig> {
+fn tls(serving: Arc<ServingCertificate>) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Resolver(serving)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.send_tls13_tickets = 0;
@@ -104,7 +104,7 @@ fn tls(serving: Arc<Serving>) -> Arc<ServerConfig> {
 }
 
 #[derive(Debug)]
-struct Resolver(Arc<Serving>);
+struct Resolver(Arc<ServingCertificate>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
-    ca::sign::digest,
+    ca::fingerprint::digest,
     cluster::{cache::Cache, namespaced_name::NamespacedName},
     serving::{reports::Reports, tls::MeshTls},
 };

@@ -5,14 +5,20 @@ use bowline_crds::{
     mesh::{AuthorityPhase, AuthorityStatus, CertificatesStatus, RotationStatus},
 };
 
-use super::{Draft, Facts, draft, time};
+use super::{
+    condition::{Draft, draft, time},
+    facts::Facts,
+};
 use crate::{
     ca::{
-        decide::risk::at_risk,
-        evidence::{Evidence, Missing, SKEW_BOUND},
-        ledger::{Entry, Ledger},
-        source,
-        state::{CaState, unix},
+        issuance::{source, state::CaState},
+        rotation::{
+            evidence::Evidence,
+            guard::{Missing, SKEW_BOUND},
+            ledger::{Entry, Ledger},
+            risk::at_risk,
+        },
+        unix_time::unix,
     },
     cluster::mesh::rotation,
     reconcile::mesh::pods::NAMED,

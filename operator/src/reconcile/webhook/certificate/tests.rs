@@ -2,6 +2,7 @@ use k8s_openapi::ByteString;
 
 use super::*;
 use crate::ca::testing::start;
+use crate::serving::certificate::state::SECRET_KEY;
 
 const HOST: &str = "bowline-webhook.bowline-system.svc";
 
@@ -15,12 +16,12 @@ fn days(n: u64) -> SystemTime {
 }
 
 /// A configuration that trusts these CAs.
-fn trusting(cas: &[Authority]) -> Known {
-    Known { published: cas.iter().map(|ca| ca.material.der().unwrap()).collect(), memory: None }
+fn trusting(cas: &[Authority]) -> InUse {
+    InUse { published: cas.iter().map(|ca| ca.material.der().unwrap()).collect(), memory: None }
 }
 
-fn nothing() -> Known {
-    Known::default()
+fn nothing() -> InUse {
+    InUse::default()
 }
 
 fn ids(state: &ServingState) -> Vec<String> {
@@ -33,13 +34,13 @@ fn a_new_ca_is_trusted_before_it_signs_and_an_old_one_goes_when_it_has_expired()
     assert!(made);
     first.certified_key().unwrap().keys_match().unwrap();
     let trusted = ids(&first);
-    let known = trusting(&first.cas);
-    assert!(!next(Some(&secret(&first)), &known, HOST, 50, days(29)).unwrap().1);
+    let in_use = trusting(&first.cas);
+    assert!(!next(Some(&secret(&first)), &in_use, HOST, 50, days(29)).unwrap().1);
 
-    let (leaf, made) = next(Some(&secret(&first)), &known, HOST, 50, days(31)).unwrap();
+    let (leaf, made) = next(Some(&secret(&first)), &in_use, HOST, 50, days(31)).unwrap();
     assert!(made && leaf.cas == first.cas && leaf.leaf != first.leaf);
 
-    let (two, made) = next(Some(&secret(&leaf)), &known, HOST, 50, days(184)).unwrap();
+    let (two, made) = next(Some(&secret(&leaf)), &in_use, HOST, 50, days(184)).unwrap();
     assert!(made);
     assert_eq!(two.cas.len(), 2);
     assert_eq!(two.leaf.root.as_ref(), Some(&trusted[0]), "signed by a CA that nobody trusts yet");
@@ -80,15 +81,15 @@ fn certificates_are_replaced_at_the_share_of_life_that_is_asked_for() {
 #[test]
 fn what_is_lost_is_put_back_from_memory() {
     let (state, _) = next(None, &nothing(), HOST, 50, days(0)).unwrap();
-    let known = Known { memory: Some(Arc::new(state.clone())), ..trusting(&state.cas) };
+    let in_use = InUse { memory: Some(Arc::new(state.clone())), ..trusting(&state.cas) };
     for lost in [None, Some(Secret::default())] {
-        assert_eq!(next(lost.as_ref(), &known, HOST, 50, days(1)).unwrap(), (state.clone(), true));
+        assert_eq!(next(lost.as_ref(), &in_use, HOST, 50, days(1)).unwrap(), (state.clone(), true));
     }
     // What the Secret holds counts for more.
     let (other, _) = next(None, &nothing(), HOST, 50, days(0)).unwrap();
-    assert_eq!(next(Some(&secret(&other)), &known, HOST, 50, days(1)).unwrap().0.cas, other.cas);
+    assert_eq!(next(Some(&secret(&other)), &in_use, HOST, 50, days(1)).unwrap().0.cas, other.cas);
     // What has expired is of no use.
-    let (fresh, _) = next(None, &known, HOST, 50, days(400)).unwrap();
+    let (fresh, _) = next(None, &in_use, HOST, 50, days(400)).unwrap();
     assert!(!ids(&fresh).contains(&state.cas[0].id) && !fresh.untrusted);
 }
 
