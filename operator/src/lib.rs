@@ -1,8 +1,10 @@
-//! Bowline's operator: the whole control plane in one process. Its rooms form floors, from the ground up: [`runtime`] and [`telemetry`],
-//! [`cluster`], [`ca`], [`serving`], [`reconcile`], and the wiring in `run`; each imports only from those before it.
+//! Bowline's operator: the whole control plane in one process.
+//!
+//! Floors, from the ground up: `runtime` < `telemetry` < `cluster` < `ca`, `leader` < `serving` < `reconcile` < `run`.
+//! A room imports only from rooms on floors below its own; `cargo test -p floors` sees to it.
 //!
 //! Every replica serves ([`serving`]); only the leader ([`leader`]) reconciles ([`reconcile`]). All state lives in Kubernetes; what every
-//! replica must know at any time comes from watches ([`cluster`]).
+//! replica must know at any time comes from watches ([`cluster`]). `run` builds every part with what it uses.
 
 pub mod ca;
 pub mod cluster;

@@ -1,8 +1,10 @@
 //! Logs as JSON lines, metrics for Prometheus. Reconcilers use controller-runtime's metric names, so that stock dashboards work.
 
+mod labels;
 mod queue;
 mod rotation;
 
+pub use labels::MeshLabel;
 pub use queue::{Outcome, QueueMetrics};
 pub use rotation::{RotationMetrics, StepLabels};
 
@@ -24,13 +26,6 @@ pub fn init_log(filter: &str) {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LeaseLabel {
     name: &'static str,
-}
-
-/// Label `mesh`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MeshLabel {
-    /// Name of the Mesh.
-    pub mesh: String,
 }
 
 /// Labels `mesh`, `kind` (`root`, `issuer`) and `fingerprint`.

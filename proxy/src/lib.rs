@@ -1,4 +1,7 @@
-//! Bowline's sidecar proxy. Its rooms form floors: each imports only from those that stand above it in this list.
+//! Bowline's sidecar proxy.
+//!
+//! Floors, from the ground up: `contract` < `telemetry` < `identity` < `control` < `data_path` < `admin` < `process`.
+//! A room imports only from rooms on floors below its own; `cargo test -p floors` sees to it.
 //!
 //! Without the feature `data-plane` the crate is its [`contract`] alone: what the operator shares with the proxy.
 

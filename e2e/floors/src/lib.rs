@@ -3,13 +3,7 @@
 //! lines that do.
 //!
 //! A crate's root says its floors in its documentation, in one paragraph, from the ground up; rooms on one floor are parted by commas
-//! and do not import from each other:
-//!
-//! ```text
-//! //! Floors, from the ground up: `contract` < `backoff`, `telemetry` < `identity` < `process`.
-//! ```
-//!
-//! Any other module may say the same of its children. What counts as an import is every path in code outside tests, `use` or not; a
+//! and do not import from each other. This crate's own stand below; any other module may say the same of its children. What counts as an import is every path in code outside tests, `use` or not; a
 //! `mod` line is none. A parent that re-exports from its child, which imports from its parent, is a circle like any other.
 //!
 //! Floors, from the ground up: `imports` < `tree` < `check`.

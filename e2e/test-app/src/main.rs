@@ -1,9 +1,10 @@
 //! The test application: server and client for every protocol that the mesh must pass. It runs in the pods of the cluster tests
 //! and of the demo; its client commands print JSON and are run by `kubectl exec`.
 //!
-//! In: a command and its arguments, or requests at the ports of `serve`. Out: JSON of what was said. Floors, from the top: [`serve`],
-//! [`impostor`] → [`control`], [`http1`], [`grpc`], [`tcp`] → [`page`], [`websocket`], [`fetch`], [`expect`], [`load`] → [`response`],
-//! [`target`], [`listener`], [`health`] → [`pattern`], [`pod`], [`proto`].
+//! In: a command and its arguments, or requests at the ports of `serve`. Out: JSON of what was said.
+//!
+//! Floors, from the ground up: `pattern`, `pod`, `proto` < `response`, `target`, `listener`, `health` < `page`, `websocket`, `fetch`,
+//! `expect`, `load` < `control`, `http1`, `grpc`, `tcp` < `serve`, `impostor`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program whose output is the point")]
 
 mod control;

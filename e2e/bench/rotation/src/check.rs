@@ -8,7 +8,7 @@ use bowline_proxy::{
     identity::{clock, leaf::Leaf},
 };
 
-use super::fleet::Fleet;
+use crate::fleet::Fleet;
 
 /// Leaves, one for each issuing CA, and bundles, one for each sequence.
 #[derive(Default)]

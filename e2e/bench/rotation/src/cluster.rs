@@ -7,7 +7,7 @@ use bowline_operator::runtime::config::OPERATOR_NAME;
 use bowline_proxy::contract::bootstrap::{GATE, SLOTS, TOKEN_AUDIENCE};
 use serde_json::{Value, json};
 
-use super::api::Api;
+use crate::api::Api;
 
 /// The Mesh.
 pub(super) const MESH: &str = "default";

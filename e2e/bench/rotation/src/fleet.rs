@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{
+use crate::{
     api::Api,
     cluster::{self, ACCOUNT, NAMESPACE, TRUST_PATH},
 };

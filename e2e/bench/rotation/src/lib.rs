@@ -4,6 +4,8 @@
 //! One process, over loopback: the operator's replicas as they are ([`operator`]) beside an API server in memory ([`api`], [`cluster`]), a
 //! stand-in for their Service ([`service`]), and the proxy's own identity and control client once for every simulated pod ([`fleet`]).
 //! Each part has threads of its own name, so that [`usage`] can tell who spent the processor's time. [`measure`] puts them together.
+//!
+//! Floors, from the ground up: `api`, `usage` < `cluster` < `service`, `operator`, `fleet` < `outcome`, `phases`, `check` < `measure`.
 
 mod api;
 mod check;

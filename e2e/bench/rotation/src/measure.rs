@@ -15,7 +15,7 @@ use bowline_proxy::{
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use super::{
+use crate::{
     api::Api,
     cluster::{ACCOUNT, MESH_PATH, NAMESPACE},
     fleet::{Fleet, Mounted},

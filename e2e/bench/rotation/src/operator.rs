@@ -1,7 +1,7 @@
 //! The operator's real parts: replicas that sign and serve, and the leader's reconciler.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,19 +12,31 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bowline_crds::Mesh;
 use bowline_operator::{
-    ca::{Authorities, MeshCa, issuance::state::CaState},
+    ca::{
+        Authorities, MeshCa,
+        issuance::{source::ExternalSources, state::CaState},
+    },
     cluster::{
         cache::{self, Cache},
+        control_ips::ControlIps,
+        lookup::{MembershipLookup, PodLookup},
         membership::Registry,
     },
-    reconcile::mesh::reconcile::reconcile,
+    reconcile::{mesh::reconcile::MeshReconciler, rotation::observe::Replicas, webhook::status::WebhookStatus},
     runtime::{
         config::{Config, OPERATOR_NAME},
-        context::{Ctx, Shutdown},
+        shutdown::Shutdown,
     },
     serving::{
-        admin::Readiness,
-        control::{Evidence, Tls, measure::Measures, server, subscribers::Hub, watch as index},
+        control::{metrics::ControlMetrics, service::ControlService, subscriptions::Subscriptions, watch::IndexWatch},
+        grpc,
+        identity::{
+            authenticate::TokenReviews, authorize::Authorization, metrics::IdentityMetrics, rate_limit::RateLimits,
+            service::IdentityService,
+        },
+        replicas::{client::ReplicaClient, local::LocalReplica, service::ReplicaService},
+        reports::Reports,
+        tls::{MeshTls, TlsRenewal},
     },
     telemetry::{MeshLabel, Metrics},
 };
@@ -36,7 +48,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use super::{
+use crate::{
     api::Api,
     cluster::{self, MESH, MESH_PATH, SECRET_PATH, SYSTEM},
 };
@@ -71,7 +83,7 @@ pub(super) async fn listeners(replicas: u8) -> Result<Vec<TcpListener>> {
 /// All replicas.
 pub(super) struct Operator {
     /// The first one leads.
-    replicas: Vec<Arc<Ctx>>,
+    replicas: Vec<Replica>,
     /// Set or dropped: all end.
     stop: watch::Sender<bool>,
     rounds: Arc<Rounds>,
@@ -97,18 +109,14 @@ impl Operator {
         pods.iter_mut().for_each(cache::trim_pod);
         let pods = Cache::of(pods);
         let mut replicas = Vec::new();
-        let mut serving = Vec::new();
         for (n, listener) in listeners.into_iter().enumerate() {
             let address = listener.local_addr().context("a replica has no address")?;
-            let ctx = Arc::new(context(api, n, address, pods.clone(), shutdown.clone())?);
-            let measures = Measures::default();
-            measures.register(&ctx.metrics);
-            let hub = Hub::new(measures.clone());
-            fill(&ctx, &hub).await;
-            replicas.push(Arc::clone(&ctx));
-            serving.push((ctx, hub, measures, listener));
+            let (replica, index, server) = Replica::new(api, n, address, pods.clone(), shutdown.clone())?;
+            fill(index).await;
+            tokio::spawn(server.run(listener));
+            replicas.push(replica);
         }
-        let authorities: Vec<Authorities> = replicas.iter().map(|ctx| ctx.authorities.clone()).collect();
+        let authorities: Vec<Authorities> = replicas.iter().map(|r| r.authorities.clone()).collect();
         let told = move |secret: &Value| {
             // What the operator wrote itself is one.
             let secret = serde_json::from_value::<Secret>(secret.clone()).ok();
@@ -116,11 +124,8 @@ impl Operator {
         };
         api.watch(SECRET_PATH, Arc::new(told));
         let operator = Self { replicas, stop, rounds: Arc::default() };
-        for (ctx, hub, measures, listener) in serving {
-            tokio::spawn(server::run(ctx, hub, measures, listener));
-        }
         if let Some(leader) = operator.replicas.first() {
-            tokio::spawn(lead(Arc::clone(leader), api.clone(), Arc::clone(&operator.rounds)));
+            tokio::spawn(lead(leader.reconciler(api)?, api.clone(), shutdown, Arc::clone(&operator.rounds)));
         }
         Ok(operator)
     }
@@ -141,7 +146,7 @@ impl Operator {
     #[must_use]
     pub(super) fn signed(&self) -> u64 {
         let label = MeshLabel { mesh: MESH.into() };
-        self.replicas.iter().map(|ctx| ctx.metrics.ca_leaves_signed.get_or_create(&label).get()).sum()
+        self.replicas.iter().map(|r| r.metrics.ca_leaves_signed.get_or_create(&label).get()).sum()
     }
 
     /// Reconciles, and the seconds that they took.
@@ -164,53 +169,140 @@ impl Operator {
 }
 
 /// As the watches of a replica would.
-async fn fill(ctx: &Arc<Ctx>, hub: &Hub) {
+async fn fill(index: IndexWatch) {
     let (filled, first) = oneshot::channel();
-    let (services, slices) = (Cache::of([]), Cache::of([]));
     // It ends after the first time: nothing here changes.
-    tokio::spawn(index::run(Arc::clone(ctx), services, slices, hub.clone(), filled));
+    tokio::spawn(index.run(filled));
     let _ = first.await;
 }
 
-fn context(api: &Api, n: usize, address: SocketAddr, pods: Cache<Pod>, shutdown: Shutdown) -> Result<Ctx> {
-    let client = api.client(SYSTEM);
-    let config = Config {
-        namespace: SYSTEM.into(),
-        pod_name: cluster::replica(n),
-        proxy_image: "proxy".into(),
-        cluster_domain: "cluster.local".into(),
-        admin_port: 0,
-        webhook_port: 0,
-        control_port: address.port(),
-        log: "off".into(),
-    };
-    let reporter = Reporter { controller: OPERATOR_NAME.into(), instance: Some(config.pod_name.clone()) };
-    let meshes = Cache::of(api.all::<Mesh>("meshes").context("the Mesh is malformed")?);
-    Ok(Ctx {
-        registry: Registry::new(meshes, &config.namespace),
-        namespaces: Cache::of(api.all::<Namespace>("namespaces").context("a namespace is malformed")?),
-        pods,
-        authorities: Authorities::new(),
-        evidence: Evidence::default(),
-        tls: Tls::default(),
-        control_ips: watch::Sender::default(),
-        metrics: Metrics::default(),
-        webhook: watch::Sender::default(),
-        recorder: Recorder::new(client.clone(), reporter),
-        serving: Arc::default(),
-        readiness: Readiness::default(),
-        leader: watch::channel(n == 0).1,
-        shutdown,
-        client,
-        config,
-    })
+/// What the parts of one replica share.
+struct Replica {
+    client: kube::Client,
+    secrets: kube::Api<Secret>,
+    registry: Registry,
+    namespaces: Cache<Namespace>,
+    pods: Cache<Pod>,
+    authorities: Authorities,
+    tls: MeshTls,
+    local: LocalReplica,
+    metrics: Metrics,
+    control_ips: watch::Receiver<Option<Vec<IpAddr>>>,
+    config: Config,
+}
+
+impl Replica {
+    /// With what fills its index, and its server.
+    fn new(
+        api: &Api,
+        n: usize,
+        address: SocketAddr,
+        pods: Cache<Pod>,
+        shutdown: Shutdown,
+    ) -> Result<(Self, IndexWatch, grpc::Server)> {
+        let client = api.client(SYSTEM);
+        let config = Config {
+            namespace: SYSTEM.into(),
+            pod_name: cluster::replica(n),
+            proxy_image: "proxy".into(),
+            cluster_domain: "cluster.local".into(),
+            admin_port: 0,
+            webhook_port: 0,
+            control_port: address.port(),
+            log: "off".into(),
+        };
+        let meshes = Cache::of(api.all::<Mesh>("meshes").context("the Mesh is malformed")?);
+        let registry = Registry::new(meshes, &config.namespace);
+        let namespaces = Cache::of(api.all::<Namespace>("namespaces").context("a namespace is malformed")?);
+        let secrets: kube::Api<Secret> = kube::Api::namespaced(client.clone(), SYSTEM);
+        let (authorities, tls, reports) = (Authorities::new(), MeshTls::default(), Reports::default());
+        let (metrics, control_metrics) = (Metrics::default(), ControlMetrics::default());
+        control_metrics.register(&metrics);
+        let subscriptions = Subscriptions::new(control_metrics.clone());
+        let control_ips = watch::Sender::default();
+        let index = IndexWatch {
+            registry: registry.clone(),
+            pods: pods.clone(),
+            services: Cache::of([]),
+            slices: Cache::of([]),
+            subscriptions: subscriptions.clone(),
+            control_ips: ControlIps::new(config.namespace.clone(), control_ips.clone()),
+            shutdown: shutdown.clone(),
+        };
+        let pod_lookup = PodLookup::new(client.clone(), pods.clone());
+        let memberships = MembershipLookup::new(client.clone(), registry.clone(), namespaces.clone());
+        let local = LocalReplica::new(tls.clone(), reports.clone(), pods.clone());
+        let server = grpc::Server {
+            identity: IdentityService {
+                authorization: Authorization::new(memberships, pod_lookup.clone()),
+                authorities: authorities.clone(),
+                secrets: secrets.clone(),
+                reports: reports.clone(),
+                metrics: IdentityMetrics::new(&metrics),
+                rates: RateLimits::default(),
+                tokens: TokenReviews::new(client.clone()),
+            },
+            refused: control_metrics.refused.clone(),
+            control: ControlService::new(subscriptions.clone(), pod_lookup, reports, control_metrics, shutdown.clone()),
+            replica: ReplicaService::new(local.clone(), authorities.clone(), SYSTEM.into()),
+            tls: TlsRenewal {
+                tls: tls.clone(),
+                authorities: authorities.clone(),
+                secrets: secrets.clone(),
+                registry: registry.clone(),
+                namespace: SYSTEM.into(),
+                subscriptions,
+            },
+            shutdown,
+        };
+        let control_ips = control_ips.subscribe();
+        let replica =
+            Self { client, secrets, registry, namespaces, pods, authorities, tls, local, metrics, control_ips, config };
+        Ok((replica, index, server))
+    }
+
+    /// What reconciles where this replica leads; its cache of ConfigMaps is renewed before each reconcile.
+    fn reconciler(&self, api: &Api) -> Result<MeshReconciler> {
+        let reporter = Reporter { controller: OPERATOR_NAME.into(), instance: Some(self.config.pod_name.clone()) };
+        Ok(MeshReconciler {
+            client: self.client.clone(),
+            secrets: self.secrets.clone(),
+            recorder: Recorder::new(self.client.clone(), reporter),
+            metrics: self.metrics.clone(),
+            registry: self.registry.clone(),
+            namespaces: self.namespaces.clone(),
+            pods: self.pods.clone(),
+            config_maps: config_maps(api)?,
+            authorities: self.authorities.clone(),
+            sources: ExternalSources::new(self.client.clone(), SYSTEM, self.registry.clone()),
+            replicas: Replicas {
+                local: self.local.clone(),
+                pod_name: self.config.pod_name.clone(),
+                client: ReplicaClient::new(
+                    self.authorities.clone(),
+                    self.tls.clone(),
+                    SYSTEM.into(),
+                    self.config.control_port,
+                ),
+                pods: kube::Api::namespaced(self.client.clone(), SYSTEM),
+                namespace: SYSTEM.into(),
+            },
+            control_ips: self.control_ips.clone(),
+            webhook: watch::channel(WebhookStatus::default()).1,
+            config: self.config.clone(),
+        })
+    }
+}
+
+fn config_maps(api: &Api) -> Result<Cache<ConfigMap>> {
+    Ok(Cache::of(api.all::<ConfigMap>("configmaps").context("a ConfigMap is malformed")?))
 }
 
 /// Reconciles until shutdown.
-async fn lead(ctx: Arc<Ctx>, api: Api, rounds: Arc<Rounds>) {
+async fn lead(mut reconciler: MeshReconciler, api: Api, shutdown: Shutdown, rounds: Arc<Rounds>) {
     loop {
         let began = Instant::now();
-        let wait = once(&ctx, &api).await.unwrap_or_else(|error| {
+        let wait = once(&mut reconciler, &api).await.unwrap_or_else(|error| {
             rounds.failed.fetch_add(1, Ordering::Relaxed);
             *rounds.last_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error:#}"));
             LOOK
@@ -219,14 +311,14 @@ async fn lead(ctx: Arc<Ctx>, api: Api, rounds: Arc<Rounds>) {
         rounds.micros.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         tokio::select! {
             () = tokio::time::sleep(wait.min(LOOK)) => {}
-            () = ctx.shutdown.requested() => return,
+            () = shutdown.requested() => return,
         }
     }
 }
 
 /// One reconcile with what the watches would have brought by now.
-async fn once(ctx: &Ctx, api: &Api) -> Result<Duration> {
+async fn once(reconciler: &mut MeshReconciler, api: &Api) -> Result<Duration> {
     let mesh: Mesh = api.get(MESH_PATH).context("the Mesh is malformed")?.context("there is no Mesh")?;
-    let config_maps = Cache::of(api.all::<ConfigMap>("configmaps").context("a ConfigMap is malformed")?);
-    reconcile(ctx, &config_maps, Arc::new(mesh), SystemTime::now()).await.context("the reconcile failed")
+    reconciler.config_maps = config_maps(api)?;
+    reconciler.reconcile(Arc::new(mesh), SystemTime::now()).await.context("the reconcile failed")
 }
