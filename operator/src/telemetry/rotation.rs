@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::MeshLabel;
+use super::labels::MeshLabel;
 
 /// Labels `mesh` and `step` (`stage`, `distribute`, `activate`, `drop-issuer`, `drop-root`, `abort`, `roll-back` …).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
