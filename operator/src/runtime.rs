@@ -1,4 +1,5 @@
-//! What every part stands on: the client, the settings of the process, its listeners and its end.
+//! What every part stands on: flags, the service account and signals come in; settings, a client, TLS connections, readiness and the end
+//! of the process go out.
 
 pub mod client;
 pub mod config;

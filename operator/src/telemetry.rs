@@ -1,10 +1,10 @@
-//! Logs as JSON lines, metrics for Prometheus. Reconcilers use controller-runtime's metric names, so that stock dashboards work.
+//! What the process says of itself: events and measurements come in, logs as JSON lines and metrics for Prometheus go out. Reconcilers use controller-runtime's metric names, so that stock dashboards work.
 
 mod labels;
 mod queue;
 mod rotation;
 
-pub use labels::MeshLabel;
+pub use labels::{AuthorityLabels, MeshLabel};
 pub use queue::{Outcome, QueueMetrics};
 pub use rotation::{RotationMetrics, StepLabels};
 
@@ -26,17 +26,6 @@ pub fn init_log(filter: &str) {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LeaseLabel {
     name: &'static str,
-}
-
-/// Labels `mesh`, `kind` (`root`, `issuer`) and `fingerprint`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct AuthorityLabels {
-    /// Name of the Mesh.
-    pub mesh: String,
-    /// `root` or `issuer`.
-    pub kind: &'static str,
-    /// First 16 hex digits of the certificate's SHA-256.
-    pub fingerprint: String,
 }
 
 /// Every metric of the operator; cheap to clone.

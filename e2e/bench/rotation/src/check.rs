@@ -75,7 +75,7 @@ mod tests {
             MeshCa,
             issuance::issue,
             rotation::{
-                policy::{Offer, Policy},
+                policy::{AuthoritySource, Policy},
                 write::Write,
             },
         },
@@ -99,7 +99,7 @@ mod tests {
             after_percent: 50,
             requests: Requests::default(),
             distrust: Vec::new(),
-            offer: Offer::BuiltIn,
+            source: AuthoritySource::BuiltIn,
             published_sequence: 0,
         };
         let now = SystemTime::now();

@@ -17,12 +17,14 @@ use tokio::{net::TcpListener, runtime::Runtime};
 
 use crate::{
     api::Api,
-    cluster::{ACCOUNT, MESH_PATH, NAMESPACE},
-    fleet::{Fleet, Mounted},
-    operator::Operator,
+    check,
+    cluster::{self, ACCOUNT, MESH_PATH, NAMESPACE},
+    fleet::{self, Fleet, Mounted},
+    operator::{self, Operator},
     outcome::Outcome,
-    phases::Phases,
-    usage::Usage,
+    phases::{self, Phases},
+    service,
+    usage::{self, Usage},
 };
 
 /// All of it takes at most so long.
