@@ -14,10 +14,10 @@ use crate::{
     contract::bootstrap::ports,
     control::state::State,
     data_path::{
+        buffer::windows,
         drain::{Drain, Phase},
-        http::window,
-        listen::{self, Door},
-        places::{self, Places},
+        limits::connections::{self, Places},
+        listener::accept::{self, Door},
         worker::Worker,
     },
     identity::store::Store,
@@ -169,7 +169,7 @@ pub fn start(
     let mut sockets = Vec::new();
     for _ in 0..config.workers.max(1) {
         let open = |address: &mut SocketAddr| {
-            let opened = listen::open(*address).map_err(|e| StartError::Port(*address, e))?;
+            let opened = accept::open(*address).map_err(|e| StartError::Port(*address, e))?;
             // With port 0 the first worker finds one for all.
             *address = opened.local_addr().map_err(|e| StartError::Port(*address, e))?;
             Ok(opened)
@@ -181,8 +181,8 @@ pub fn start(
         });
     }
     let drain = Drain::new();
-    places::raise_descriptors();
-    config.max_connections = config.max_connections.min(places::affordable());
+    connections::raise_descriptors();
+    config.max_connections = config.max_connections.min(connections::affordable());
     let config = Arc::new(config);
     // Counted for the life of the process; a data plane is started once.
     let open: &'static Places = Box::leak(Box::new(Places::new(config.max_connections)));
@@ -192,7 +192,7 @@ pub fn start(
         let (metrics, drain) = (Arc::clone(&metrics), Arc::clone(&drain));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
-            window::begin(config.workers);
+            windows::begin(config.workers);
             let worker = Worker::new(config, store, state, metrics, drain);
             LocalSet::new().block_on(&runtime, run(worker, sockets, open));
         });
@@ -207,7 +207,7 @@ async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Place
     {
         match TcpListener::from_std(socket) {
             Ok(listener) => {
-                tokio::task::spawn_local(listen::accept(std::rc::Rc::clone(&worker), door, listener, open));
+                tokio::task::spawn_local(accept::accept(std::rc::Rc::clone(&worker), door, listener, open));
             }
             Err(e) => tracing::error!(error = %e, "a listener cannot be used"),
         }

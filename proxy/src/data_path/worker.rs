@@ -14,12 +14,12 @@ use crate::{
     contract::resource::{Service, ServiceKey},
     control::state::State,
     data_path::{
+        balance::balancer::Balancer,
+        buffer::{trim::Freed, windows},
+        connect::endpoint::{Endpoint, EndpointKey},
         drain::Drain,
-        http::{answer::Failure, window},
-        memory::Freed,
-        outbound::balance::Balancer,
-        places::Handshakes,
-        pool::{Endpoint, EndpointKey},
+        http::local_reply::Failure,
+        limits::connections::Handshakes,
         start::Config,
     },
     identity::store::Store,
@@ -163,7 +163,7 @@ impl Worker {
                 endpoint.sweep(now);
             }
             self.freed.give_back(now);
-            window::settle();
+            windows::settle();
         }
     }
 

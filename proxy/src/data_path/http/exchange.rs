@@ -1,4 +1,4 @@
-//! One request to the endpoint that its route picks, and the head of its answer back; if there is none, see [`again`](super::again).
+//! One request to the endpoint that its route picks, and the head of its answer back; if there is none, see [`again`](crate::data_path::route::retry).
 
 use std::{
     future::poll_fn,
@@ -15,26 +15,28 @@ use http::{
 };
 
 use super::{
-    again::{Unsent, refused_there},
-    answer::Failure,
-    expect::{self, Gate},
     headers::{self, HTTP10},
-    payload::{Guard, Lease, Payload},
-    pump,
+    local_reply::Failure,
     upgrade::Switched,
 };
 use crate::{
     contract::bootstrap::{Reason, tunnel::App},
     data_path::{
-        outbound::balance::Route,
-        places::Seat,
-        pool::{Candidate, Stream2},
+        balance::balancer::Route,
+        buffer::{
+            body::{Guard, Lease, Payload},
+            expect::{self, Gate},
+            send,
+        },
+        connect::{endpoint::Candidate, http2::Stream2},
+        limits::connections::Seat,
+        route::retry::{Unsent, refused_there},
         worker::Worker,
     },
     telemetry::metrics::Direction,
 };
 
-pub(crate) use super::again::Tried;
+pub(crate) use crate::data_path::route::retry::Tried;
 
 /// What all requests of a connection share.
 pub(crate) struct Context {
@@ -52,19 +54,19 @@ pub(crate) struct Context {
 }
 
 /// A request in flight at an endpoint; it counts as given up unless its outcome is noted.
-pub(super) struct InFlight<C: Deref<Target = Candidate>> {
+pub(crate) struct InFlight<C: Deref<Target = Candidate>> {
     candidate: C,
     over: bool,
 }
 
 impl<C: Deref<Target = Candidate>> InFlight<C> {
-    pub(super) fn new(candidate: C) -> Self {
+    pub(crate) fn new(candidate: C) -> Self {
         candidate.endpoint.began();
         Self { candidate, over: false }
     }
 
     /// There is an answer, or none will come.
-    pub(super) fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         self.over = true;
     }
 }
@@ -134,7 +136,7 @@ async fn send2(
         Err(e) => return Err(Unsent::lost(candidate, &e, spare)),
     };
     if !end {
-        tokio::task::spawn_local(pump::pump(body, into));
+        tokio::task::spawn_local(send::pump(body, into));
     }
     if let Some(gate) = gate {
         asked(&mut answer, &gate).await;
@@ -167,7 +169,7 @@ async fn asked(answer: &mut h2::client::ResponseFuture, gate: &Gate) {
     }
 }
 
-pub(super) async fn send1(
+pub(crate) async fn send1(
     candidate: &Rc<Candidate>,
     head: Parts,
     body: Payload,
@@ -255,8 +257,8 @@ mod tests {
     use crate::{
         control::state::State,
         data_path::{
+            connect::endpoint::{Endpoint, EndpointKey},
             drain::Drain,
-            pool::{Endpoint, EndpointKey},
             start::Config,
         },
         identity::store::Store,
@@ -267,7 +269,7 @@ mod tests {
     async fn what_is_kept_for_each_request_and_connection_is_small() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let io = crate::data_path::detect::Prefixed::new(bytes::Bytes::new(), stream);
+        let io = crate::data_path::forward::detect::Prefixed::new(bytes::Bytes::new(), stream);
         let metrics = Metrics::new();
         let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
         let config = Arc::new(Config::for_pod("a/b".into(), 1));
@@ -291,7 +293,11 @@ mod tests {
         let sizes = [
             ("request", size_of_val(&request), 2048),
             ("body", size_of::<Payload>(), 256),
-            ("HTTP/1 connection", size_of_val(&super::super::serve1::serve(Rc::clone(&context), io, drain)), 6144),
+            (
+                "HTTP/1 connection",
+                size_of_val(&super::super::server::http1::serve(Rc::clone(&context), io, drain)),
+                6144,
+            ),
         ];
         for (what, size, most) in sizes {
             assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");

@@ -14,21 +14,26 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    again::{Tried, Unsent, refused_there},
-    answer::Failure,
     exchange::{Context, InFlight, send1},
     headers::{self, UPGRADE_METHOD, UPGRADED},
-    payload::{Guard, Lease, Payload},
-    serve1::refused,
-    serve2::{self, unless_reset},
+    local_reply::Failure,
+    server::{
+        http1::refused,
+        http2::{self, unless_reset},
+    },
 };
 use crate::{
     contract::bootstrap::{Reason, tunnel::App},
-    data_path::{pool::Candidate, tcp},
+    data_path::{
+        buffer::body::{Guard, Lease, Payload},
+        connect::endpoint::Candidate,
+        route::retry::{Tried, Unsent, refused_there},
+        tunnel,
+    },
 };
 
 /// An upgrade that a client of HTTP/1.1 asked for with a request that has no body.
-pub(super) async fn switch(
+pub(crate) async fn switch(
     context: Rc<Context>,
     mut request: Request<Incoming>,
     token: HeaderValue,
@@ -164,13 +169,13 @@ fn carry(context: Rc<Context>, client: OnUpgrade, far: Far, load: InFlight<Rc<Ca
         match far {
             Far::Proxy { into, from, guard } => {
                 if let Ok(io) = client.await {
-                    tcp::copy_stream(TokioIo::new(io), into, from, worker, direction).await;
+                    tunnel::copy_stream(TokioIo::new(io), into, from, worker, direction).await;
                 }
                 drop(guard);
             }
             Far::Application(application) => {
                 if let (Ok(client), Ok(application)) = (client.await, application.await) {
-                    tcp::copy_both(TokioIo::new(client), TokioIo::new(application), worker, direction).await;
+                    tunnel::copy_both(TokioIo::new(client), TokioIo::new(application), worker, direction).await;
                 }
             }
         }
@@ -180,10 +185,10 @@ fn carry(context: Rc<Context>, client: OnUpgrade, far: Far, load: InFlight<Rc<Ca
 
 /// The protocol that an application switched to.
 #[derive(Clone)]
-pub(super) struct Switched(pub(super) HeaderValue);
+pub(crate) struct Switched(pub(super) HeaderValue);
 
 /// A CONNECT from another proxy: an upgrade, or opaque bytes.
-pub(super) async fn tunnel(
+pub(crate) async fn tunnel(
     context: Rc<Context>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -198,7 +203,7 @@ pub(super) async fn tunnel(
             Err(_) => Some(Err(Failure::new(Reason::BadRequest, "the upgrade's name is no text"))),
         },
         None if context.app == App::Tcp => {
-            return tcp::accept_tunnel(&context, request.into_body(), respond).await;
+            return tunnel::accept_tunnel(&context, request.into_body(), respond).await;
         }
         None => Some(Err(Failure::new(Reason::BadRequest, "a CONNECT does not belong on a connection for HTTP/1"))),
     };
@@ -206,15 +211,15 @@ pub(super) async fn tunnel(
         None => {}
         Some(Err(failure)) => {
             let response = refused(&context, &failure, false);
-            serve2::send(response, respond).await;
+            http2::send(response, respond).await;
         }
-        Some(Ok(Upgraded::Refused(response))) => serve2::send(response, respond).await,
+        Some(Ok(Upgraded::Refused(response))) => http2::send(response, respond).await,
         Some(Ok(Upgraded::Switched { response, application, from })) => {
             let (head, guard) = response.into_parts();
             if let Ok(into) = respond.send_response(Response::from_parts(head, ()), false)
                 && let Ok(io) = application.await
             {
-                tcp::copy_stream(TokioIo::new(io), into, from, &context.worker, context.direction).await;
+                tunnel::copy_stream(TokioIo::new(io), into, from, &context.worker, context.direction).await;
             }
             drop(guard);
         }
@@ -264,7 +269,7 @@ async fn upgrade_here(
 }
 
 /// A CONNECT between applications that both speak HTTP/2: relayed as it is.
-pub(super) async fn relay(
+pub(crate) async fn relay(
     context: Rc<Context>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -273,5 +278,5 @@ pub(super) async fn relay(
     let (head, body) = request.into_parts();
     let exchanged = super::exchange::exchange(&context, head, Payload::h2(body), started);
     let Some(answered) = unless_reset(exchanged, &mut respond).await else { return };
-    serve2::reply(&context, answered, respond, false).await;
+    http2::reply(&context, answered, respond, false).await;
 }

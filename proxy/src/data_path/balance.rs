@@ -1,0 +1,4 @@
+//! A Service's endpoints come in, as the control plane knows them; the endpoint for the next request goes out.
+
+pub(crate) mod balancer;
+mod eligible;

@@ -1,0 +1,6 @@
+//! Connections come in at the proxy's ports: accept → permit → authenticate → decide ([`route`](super::route)); they leave for
+//! [`forward`](super::forward) with where they go, or refused.
+
+pub(crate) mod accept;
+pub(crate) mod inbound;
+pub(crate) mod outbound;

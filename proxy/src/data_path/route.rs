@@ -1,0 +1,4 @@
+//! Decisions: the address or port of a connection, the identity of its peer, the head of a request and the table come in; out comes where it
+//! goes, whether it may, and whether it is retried. Nothing is read from a connection or written to one here.
+
+pub(crate) mod retry;
