@@ -24,12 +24,15 @@
 
 mod balance;
 mod buffer;
+pub mod config;
 mod connect;
 pub mod drain;
+mod failure;
 mod forward;
 mod http;
 mod limits;
 mod listener;
+mod observe;
 mod route;
 pub mod start;
 mod tunnel;

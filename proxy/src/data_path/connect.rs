@@ -7,4 +7,7 @@ pub(crate) mod dial;
 pub(crate) mod endpoint;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod load;
+pub(crate) mod registry;
+pub(crate) mod socket;
 mod write_first;

@@ -5,8 +5,11 @@
 //!
 //! Bodies have one type each way, so nothing is boxed.
 
+pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod headers;
 pub(crate) mod local_reply;
+pub(crate) mod reply;
+pub(crate) mod response_body;
 pub(crate) mod server;
 pub(crate) mod upgrade;

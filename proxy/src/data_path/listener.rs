@@ -2,5 +2,8 @@
 //! [`forward`](super::forward) with where they go, or refused.
 
 pub(crate) mod accept;
-pub(crate) mod inbound;
+pub(crate) mod bind;
+pub(crate) mod destination;
+pub(crate) mod mesh;
 pub(crate) mod outbound;
+pub(crate) mod plaintext;

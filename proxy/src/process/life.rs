@@ -24,7 +24,7 @@ use crate::{
         state::State,
         stream::{self, Who},
     },
-    data_path::start::{self, Here, StartError},
+    data_path::start::{self, Locality, StartError},
     identity::{client::Asker, renew, store::Store},
     process::{
         settings::{Settings, SettingsError, slots_dir},
@@ -113,7 +113,7 @@ async fn live(settings: Settings, serving: Serving) -> Result<(), LifeError> {
 fn start_dataplane(settings: &Settings, parts: &Parts) -> Result<start::Handle, StartError> {
     let workload = format!("{}/{}", settings.namespace, settings.workload);
     let mut config = start::Config::for_pod(workload, settings.workers);
-    config.here = Here { node: settings.node.clone(), zone: settings.zone.clone(), address: Some(settings.ip) };
+    config.locality = Locality { node: settings.node.clone(), zone: settings.zone.clone(), address: Some(settings.ip) };
     if let Some(ip) = settings.bind {
         for address in [&mut config.outbound, &mut config.plain, &mut config.mesh] {
             address.set_ip(ip);

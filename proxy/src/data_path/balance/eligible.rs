@@ -4,12 +4,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::{
     contract::resource::{Endpoint, Selection},
-    data_path::start::Here,
+    data_path::balance::locality::Locality,
 };
 
 /// Those that may be given something new, and of them those that hints leave to callers from here. Where all are about to end, those that
 /// still serve: better than nobody (as kube-proxy, with `ProxyTerminatingEndpoints`).
-pub(super) fn eligible<'a>(endpoints: &'a [Endpoint], selection: Selection, here: &Here) -> Vec<&'a Endpoint> {
+pub(crate) fn eligible<'a>(endpoints: &'a [Endpoint], selection: Selection, here: &Locality) -> Vec<&'a Endpoint> {
     // A pod of an earlier version does not know its node: then every endpoint is as good as another.
     let near = |e: &&Endpoint| !selection.local || here.node.is_empty() || e.node == here.node;
     let mut found: Vec<&Endpoint> = endpoints.iter().filter(near).filter(|e| !e.draining).collect();
@@ -44,14 +44,14 @@ fn prefer(ready: &mut Vec<&Endpoint>, node: &str, zone: &str) {
 
 /// The zone of this pod's node: that of an endpoint beside it, as the control plane knows the node now, or else what the pod was told when
 /// it was placed. Possibly empty: then no endpoint is nearer than another.
-fn zone<'a>(endpoints: &'a [Endpoint], here: &'a Here) -> &'a str {
+fn zone<'a>(endpoints: &'a [Endpoint], here: &'a Locality) -> &'a str {
     let beside = |e: &&Endpoint| !here.node.is_empty() && e.node == here.node && !e.zone.is_empty();
     endpoints.iter().find(beside).map_or(&here.zone, |e| &e.zone)
 }
 
 /// Rendezvous hashing (Thaler and Ravishankar 1998): an endpoint that comes takes its share of the clients, and one that goes leaves all
 /// others theirs. All ports of a pod weigh the same.
-fn weight(here: &Here, endpoint: &Endpoint) -> u64 {
+fn weight(here: &Locality, endpoint: &Endpoint) -> u64 {
     let mut hasher = DefaultHasher::new();
     (here.address, endpoint.ip).hash(&mut hasher);
     hasher.finish()
@@ -77,8 +77,8 @@ mod tests {
         }
     }
 
-    fn here(node: &str) -> Here {
-        Here { node: node.into(), zone: String::new(), address: Some(IpAddr::from([10, 0, 1, 1])) }
+    fn here(node: &str) -> Locality {
+        Locality { node: node.into(), zone: String::new(), address: Some(IpAddr::from([10, 0, 1, 1])) }
     }
 
     fn last(found: &[&Endpoint]) -> Vec<u8> {
@@ -116,7 +116,7 @@ mod tests {
         let all: Vec<Endpoint> = (1..=20).map(|n| endpoint(n, "", false)).collect();
         let mut chosen = std::collections::BTreeSet::new();
         for client in 0..100 {
-            let here = Here { address: Some(IpAddr::from([10, 0, 1, client])), ..Here::default() };
+            let here = Locality { address: Some(IpAddr::from([10, 0, 1, client])), ..Locality::default() };
             let one = last(&eligible(&all, affine, &here))[0];
             chosen.insert(one);
             let mut fewer = all.clone();
@@ -132,11 +132,11 @@ mod tests {
         Endpoint { for_zones: names(for_zones), for_nodes: names(for_nodes), ..endpoint(n, "", false) }
     }
 
-    fn at(node: &str, zone: &str) -> Here {
-        Here { zone: zone.into(), ..here(node) }
+    fn at(node: &str, zone: &str) -> Locality {
+        Locality { zone: zone.into(), ..here(node) }
     }
 
-    fn of(all: &[Endpoint], here: &Here) -> Vec<u8> {
+    fn of(all: &[Endpoint], here: &Locality) -> Vec<u8> {
         last(&eligible(all, Selection::default(), here))
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let all: Vec<Endpoint> = (1..=20).map(|n| hinted(n, if n > 10 { "x" } else { "y" }, "")).collect();
         let affine = Selection { local: false, affine: true };
         for client in 0..50 {
-            let here = Here { address: Some(IpAddr::from([10, 0, 1, client])), ..at("a", "x") };
+            let here = Locality { address: Some(IpAddr::from([10, 0, 1, client])), ..at("a", "x") };
             let one = last(&eligible(&all, affine, &here));
             assert!(one.len() == 1 && one[0] > 10, "{one:?}");
         }

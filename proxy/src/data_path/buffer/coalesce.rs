@@ -18,21 +18,21 @@ const KEEP: usize = 4 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Cork<S> {
+pub(crate) struct Coalesced<S> {
     inner: S,
     buffer: Vec<u8>,
     written: usize,
     waited: bool,
 }
 
-impl<S> Cork<S> {
+impl<S> Coalesced<S> {
     pub(crate) fn new(inner: S) -> Self {
         Self { inner, buffer: Vec::new(), written: 0, waited: false }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Cork<S> {
-    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+impl<S: AsyncWrite + Unpin> Coalesced<S> {
+    fn write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.buffer.len() {
             let n = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.buffer[self.written..]))?;
             if n == 0 {
@@ -49,16 +49,16 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Cork<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Coalesced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Cork<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.buffer.len() >= HIGH {
-            ready!(self.drain(cx))?;
+            ready!(self.write_out(cx))?;
         }
         if self.buffer.is_empty() && bytes.len() >= LARGE {
             return Pin::new(&mut self.inner).poll_write(cx, bytes);
@@ -73,7 +73,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cork<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.buffer.len() >= HIGH {
-            ready!(self.drain(cx))?;
+            ready!(self.write_out(cx))?;
         }
         let total: usize = slices.iter().map(|s| s.len()).sum();
         if self.buffer.is_empty() && total >= LARGE {
@@ -95,14 +95,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cork<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(self.drain(cx))?;
+        ready!(self.write_out(cx))?;
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
         self.waited = false;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.drain(cx))?;
+        ready!(self.write_out(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

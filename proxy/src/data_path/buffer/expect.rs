@@ -15,39 +15,39 @@ use tokio::sync::Notify;
 /// After this time a body is asked for anyway, as clients send theirs anyway: some applications never say.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Opens when the application wants the body. Travels with a request among its extensions.
+/// Given when the application wants the body. Travels with a request among its extensions.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gate(Arc<Inner>);
+pub(crate) struct ContinueSignal(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: AtomicBool,
+    given: AtomicBool,
     changed: Notify,
 }
 
-impl Gate {
-    pub(crate) fn open(&self) {
-        self.0.open.store(true, Ordering::Release);
+impl ContinueSignal {
+    pub(crate) fn give(&self) {
+        self.0.given.store(true, Ordering::Release);
         self.0.changed.notify_waiters();
     }
 
-    /// Opens it after a while at the latest.
-    pub(crate) fn open_in_time(&self) {
-        let gate = self.clone();
+    /// Gives it after a while at the latest.
+    pub(crate) fn give_in_time(&self) {
+        let signal = self.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(PATIENCE).await;
-            gate.open();
+            signal.give();
         });
     }
 
-    /// Waits until it opens.
-    pub(crate) async fn opened(self) {
+    /// Waits until it is given.
+    pub(crate) async fn given(self) {
         loop {
             let changed = Arc::clone(&self.0);
             let changed = changed.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.0.open.load(Ordering::Acquire) {
+            if self.0.given.load(Ordering::Acquire) {
                 return;
             }
             changed.await;
@@ -60,12 +60,12 @@ pub(crate) fn is_expected(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Opens the request's gate, if it has one, when a server of HTTP/1 answers 100.
-pub(crate) fn open_on_continue<B>(request: &mut Request<B>) {
-    if let Some(gate) = request.extensions_mut().remove::<Gate>() {
+/// Gives the request's signal, if it has one, when a server of HTTP/1 answers 100.
+pub(crate) fn give_on_continue<B>(request: &mut Request<B>) {
+    if let Some(signal) = request.extensions_mut().remove::<ContinueSignal>() {
         hyper::ext::on_informational(request, move |interim| {
             if interim.status() == StatusCode::CONTINUE {
-                gate.open();
+                signal.give();
             }
         });
     }

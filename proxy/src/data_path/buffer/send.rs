@@ -6,16 +6,19 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 
-use super::body::{BodyError, Payload};
+use super::body::BodyError;
 
 /// Sends all of `body` and its trailers, then END_STREAM. Whoever breaks off first is told to the other.
-pub(crate) async fn pump(mut body: Payload, mut into: SendStream<Bytes>) {
+pub(crate) async fn send_body<B>(mut body: B, mut into: SendStream<Bytes>)
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
     loop {
         match next(&mut body, &mut into).await {
             Next::Frame(frame) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
-                    if (last || !data.is_empty()) && !send(&mut into, data, last).await {
+                    if (last || !data.is_empty()) && !send_chunk(&mut into, data, last).await {
                         return;
                     }
                     if last {
@@ -51,7 +54,10 @@ enum Next {
 }
 
 /// The next frame, or word that the receiver wants no more.
-async fn next(body: &mut Payload, into: &mut SendStream<Bytes>) -> Next {
+async fn next<B>(body: &mut B, into: &mut SendStream<Bytes>) -> Next
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
     poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
         Poll::Ready(Some(Ok(frame))) => Poll::Ready(Next::Frame(frame)),
         Poll::Ready(Some(Err(e))) => Poll::Ready(Next::Broken(e)),
@@ -62,7 +68,7 @@ async fn next(body: &mut Payload, into: &mut SendStream<Bytes>) -> Next {
 }
 
 /// Sends one chunk; `false` when the stream is gone.
-pub(crate) async fn send(into: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> bool {
+pub(crate) async fn send_chunk(into: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> bool {
     if data.is_empty() {
         return into.send_data(data, last).is_ok();
     }

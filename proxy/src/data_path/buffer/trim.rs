@@ -1,4 +1,4 @@
-//! Memory that is free is to be seen to be free: what a sidecar holds counts against its pod.
+//! Memory that was freed is given back to the system (trimmed): what a sidecar holds counts against its pod.
 
 use std::{
     cell::Cell,
@@ -9,16 +9,17 @@ use std::{
 const KEPT: Duration = Duration::from_millis(1500);
 /// Connections taken down from which giving back is worth its while.
 const ENOUGH: u32 = 16;
+
 /// Notes what was freed and has it given back to the system.
 #[derive(Debug, Default)]
-pub(crate) struct Freed {
+pub(crate) struct Trimming {
     connections: Cell<u32>,
     since: Cell<Option<Instant>>,
 }
 
-impl Freed {
+impl Trimming {
     /// A connection was taken down.
-    pub(crate) fn note(&self) {
+    pub(crate) fn connection_closed(&self) {
         self.connections.set(self.connections.get().saturating_add(1));
         if self.since.get().is_none() {
             self.since.set(Some(Instant::now()));
@@ -36,12 +37,12 @@ impl Freed {
         due
     }
 
-    /// Gives back what is due.
-    pub(crate) fn give_back(&self, now: Instant) {
+    /// Has what is due given back.
+    pub(crate) fn trim(&self, now: Instant) {
         if self.is_due(now) {
             // The allocator looks for what it has kept long enough every ten thousand allocations, which takes a proxy that is idle very
             // long, and whenever a thread ends. A thread that cannot be had is not worth a word.
-            drop(std::thread::Builder::new().name("give-back".into()).stack_size(64 << 10).spawn(|| {}));
+            drop(std::thread::Builder::new().name("trim".into()).stack_size(64 << 10).spawn(|| {}));
         }
     }
 }
@@ -52,15 +53,15 @@ mod tests {
 
     #[test]
     fn giving_back_waits_until_it_is_worth_its_while() {
-        let freed = Freed::default();
+        let trimming = Trimming::default();
         let now = Instant::now();
         for _ in 1..ENOUGH {
-            freed.note();
+            trimming.connection_closed();
         }
-        assert!(!freed.is_due(now + 2 * KEPT));
-        freed.note();
-        assert!(!freed.is_due(now));
-        assert!(freed.is_due(now + 2 * KEPT));
-        assert!(!freed.is_due(now + 4 * KEPT));
+        assert!(!trimming.is_due(now + 2 * KEPT));
+        trimming.connection_closed();
+        assert!(!trimming.is_due(now));
+        assert!(trimming.is_due(now + 2 * KEPT));
+        assert!(!trimming.is_due(now + 4 * KEPT));
     }
 }

@@ -1,8 +1,8 @@
-//! How much may wait in this process for readers that do not read.
+//! Flow control: how much may wait in this process for readers that do not read.
 //!
 //! The window of a connection never stands in the way: a peer whose streams are all unread fills them and no more, so one slow reader
 //! stalls nobody else. What bounds memory are the windows of the streams, and they shrink as more readers are slow: each worker counts
-//! the bodies of which it holds a piece that the next hop does not take ([`Held`]); every step up makes the windows of all streams of its
+//! the bodies of which it holds a piece that the next hop does not take ([`PendingChunk`]); every step up makes the windows of all streams of its
 //! connections a quarter of what they were (SETTINGS_INITIAL_WINDOW_SIZE, RFC 9113, section 6.9.2). Each step adds at most twelve MiB, so
 //! that all of them together stay within 64 MiB, however many connections there are, and a single transfer has a window of four.
 
@@ -10,10 +10,10 @@ use std::cell::Cell;
 
 use crate::contract::bootstrap::tunnel::App;
 
-/// Windows of streams, step by step.
+/// StreamWindows of streams, step by step.
 const WINDOWS: [u32; 6] = [4 << 20, 1 << 20, 256 << 10, 64 << 10, 16 << 10, 4 << 10];
 /// Slow readers of the whole process from which the next step is taken.
-const READERS: [usize; 5] = [4, 16, 64, 256, 1024];
+const SLOW_READERS: [usize; 5] = [4, 16, 64, 256, 1024];
 /// Window of a connection: what a peer may send that does not heed the windows of its streams, and far more than one needs that does.
 pub(crate) const CONNECTION_WINDOW: u32 = 128 << 20;
 /// Opaque connections that share one connection between proxies. They live long and may never be read.
@@ -21,34 +21,34 @@ pub(crate) const TUNNELS: u32 = 16;
 /// Most that a tunnel may have unread.
 const TUNNEL_WINDOW: u32 = 2 << 20;
 /// From this step on buffers of opaque connections stay small.
-const NARROW: usize = 2;
+const HIGH: usize = 2;
 
-/// What a worker knows; a worker is a thread.
-struct Worker {
+/// How many readers of a worker are slow; a worker is a thread.
+struct Pressure {
     workers: Cell<usize>,
-    held: Cell<usize>,
+    pending: Cell<usize>,
     /// Most at once since the last look.
     most: Cell<usize>,
     step: Cell<usize>,
 }
 
 thread_local! {
-    static WORKER: Worker = const {
-        Worker { workers: Cell::new(1), held: Cell::new(0), most: Cell::new(0), step: Cell::new(0) }
+    static PRESSURE: Pressure = const {
+        Pressure { workers: Cell::new(1), pending: Cell::new(0), most: Cell::new(0), step: Cell::new(0) }
     };
 }
 
 /// A piece of a body that the next hop has not taken yet.
-pub(crate) struct Held(());
+pub(crate) struct PendingChunk(());
 
-impl Held {
+impl PendingChunk {
     pub(crate) fn new() -> Self {
-        WORKER.with(|w| {
-            let held = w.held.get() + 1;
-            w.held.set(held);
-            if held > w.most.get() {
-                w.most.set(held);
-                while READERS.get(w.step.get()).is_some_and(|most| held > share(*most, w)) {
+        PRESSURE.with(|w| {
+            let pending = w.pending.get() + 1;
+            w.pending.set(pending);
+            if pending > w.most.get() {
+                w.most.set(pending);
+                while SLOW_READERS.get(w.step.get()).is_some_and(|most| pending > share(*most, w)) {
                     w.step.set(w.step.get() + 1);
                 }
             }
@@ -57,54 +57,54 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for PendingChunk {
     fn drop(&mut self) {
         // A worker that has ended has nothing to count.
-        let _ = WORKER.try_with(|w| w.held.set(w.held.get().saturating_sub(1)));
+        let _ = PRESSURE.try_with(|w| w.pending.set(w.pending.get().saturating_sub(1)));
     }
 }
 
 /// The part of one worker.
-fn share(of: usize, worker: &Worker) -> usize {
-    (of / worker.workers.get()).max(1)
+fn share(of: usize, pressure: &Pressure) -> usize {
+    (of / pressure.workers.get()).max(1)
 }
 
 /// Says that this thread is one of so many workers.
-pub(crate) fn begin(workers: usize) {
-    WORKER.with(|w| w.workers.set(workers.max(1)));
+pub(crate) fn set_workers(workers: usize) {
+    PRESSURE.with(|w| w.workers.set(workers.max(1)));
 }
 
 /// Looks, once in a while, whether there are so few slow readers that windows may grow by a step.
-pub(crate) fn settle() {
-    WORKER.with(|w| {
+pub(crate) fn relax() {
+    PRESSURE.with(|w| {
         let step = w.step.get();
-        if step > 0 && w.most.get() <= share(READERS[step - 1], w) {
+        if step > 0 && w.most.get() <= share(SLOW_READERS[step - 1], w) {
             w.step.set(step - 1);
         }
-        w.most.set(w.held.get());
+        w.most.set(w.pending.get());
     });
 }
 
 /// The windows of a connection's streams.
-pub(crate) struct Windows {
+pub(crate) struct StreamWindows {
     app: App,
     step: usize,
 }
 
-impl Windows {
+impl StreamWindows {
     pub(crate) fn new(app: App) -> Self {
-        Self { app, step: WORKER.with(|w| w.step.get()) }
+        Self { app, step: PRESSURE.with(|w| w.step.get()) }
     }
 
-    /// What they are.
+    /// Their size.
     pub(crate) fn size(&self) -> u32 {
         let size = WINDOWS[self.step];
         if self.app == App::Tcp { size.min(TUNNEL_WINDOW) } else { size }
     }
 
-    /// Tells `set` when they are to be others; once more the next time if it could not.
+    /// Calls `set` when the size is to be another; again the next time if it failed.
     pub(crate) fn adapt(&mut self, set: impl FnOnce(u32) -> Result<(), h2::Error>) {
-        let step = WORKER.with(|w| w.step.get());
+        let step = PRESSURE.with(|w| w.step.get());
         if step != self.step {
             let before = std::mem::replace(&mut self.step, step);
             if set(self.size()).is_err() {
@@ -114,9 +114,9 @@ impl Windows {
     }
 }
 
-/// Whether buffers are to stay small.
-pub(crate) fn is_narrow() -> bool {
-    WORKER.with(|w| w.step.get() >= NARROW)
+/// Whether so many readers are slow that buffers are to stay small.
+pub(crate) fn is_high() -> bool {
+    PRESSURE.with(|w| w.step.get() >= HIGH)
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn size() -> u32 {
-        Windows::new(App::Http1).size()
+        StreamWindows::new(App::Http1).size()
     }
 
     #[test]
@@ -133,30 +133,30 @@ mod tests {
         let mut unread = 0;
         assert_eq!(size(), 4 << 20);
         while held.len() < 1024 {
-            held.push(Held::new());
+            held.push(PendingChunk::new());
             unread += u64::from(size());
         }
-        assert_eq!((size(), is_narrow()), (16 << 10, true));
+        assert_eq!((size(), is_high()), (16 << 10, true));
         assert!(unread <= 64 << 20, "{unread}");
-        held.push(Held::new());
+        held.push(PendingChunk::new());
         assert_eq!(size(), 4 << 10);
-        settle();
+        relax();
         assert_eq!(size(), 4 << 10, "nothing has become better");
         held.clear();
-        settle();
+        relax();
         assert_eq!(size(), 4 << 10, "there were many since the last look");
         for expected in [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 4 << 20] {
-            settle();
+            relax();
             assert_eq!(size(), expected);
         }
     }
 
     #[test]
     fn a_connection_is_told_of_a_change_until_it_has_taken_it() {
-        let mut windows = Windows::new(App::Tcp);
+        let mut windows = StreamWindows::new(App::Tcp);
         assert_eq!(windows.size(), 2 << 20);
         windows.adapt(|_| panic!("nothing has changed"));
-        let _held: Vec<_> = (0..5).map(|_| Held::new()).collect();
+        let _held: Vec<_> = (0..5).map(|_| PendingChunk::new()).collect();
         let mut told = Vec::new();
         windows.adapt(|_| Err(h2::Reason::INTERNAL_ERROR.into()));
         windows.adapt(|size| {
@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn each_of_several_workers_has_its_part() {
-        begin(4);
-        let _one = Held::new();
+        set_workers(4);
+        let _one = PendingChunk::new();
         assert_eq!(size(), 4 << 20);
-        let _two = Held::new();
+        let _two = PendingChunk::new();
         assert_eq!(size(), 1 << 20);
     }
 }

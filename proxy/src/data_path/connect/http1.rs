@@ -10,12 +10,12 @@ use std::{
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::dial;
 use crate::{
     contract::bootstrap::Reason,
     data_path::{
-        buffer::body::Payload,
-        http::local_reply::Failure,
+        buffer::body::MessageBody,
+        connect::dial,
+        failure::Failure,
         limits::messages::{MAX_HEAD, MAX_HEADERS},
     },
 };
@@ -42,16 +42,16 @@ pub(crate) struct Pool1 {
 
 /// A connection taken from the pool; it is closed unless it is given back.
 pub(crate) struct Connection1 {
-    pub(crate) send: SendRequest<Payload>,
+    pub(crate) send: SendRequest<MessageBody>,
     /// Whether it carried a request before.
     pub(crate) reused: bool,
     /// Whether it may well break under the next request.
-    pub(crate) doubtful: bool,
+    pub(crate) may_break: bool,
     counted: Counted,
 }
 
 struct Idle {
-    send: SendRequest<Payload>,
+    send: SendRequest<MessageBody>,
     counted: Counted,
     since: Instant,
 }
@@ -80,15 +80,15 @@ impl Pool1 {
     /// The connection that was used last, or a new one if `fresh` is wanted or none is ready.
     pub(crate) async fn take(&self, fresh: bool) -> Result<Connection1, Failure> {
         if !fresh && let Some(idle) = self.pop() {
-            let doubtful = self.good.get() < TRUSTED || idle.since.elapsed() > STALE;
-            return Ok(Connection1 { send: idle.send, reused: true, doubtful, counted: idle.counted });
+            let may_break = self.good.get() < TRUSTED || idle.since.elapsed() > STALE;
+            return Ok(Connection1 { send: idle.send, reused: true, may_break, counted: idle.counted });
         }
         // Rare, and large: kept out of every request's future.
         Box::pin(self.connect()).await
     }
 
     /// Notes how a kept connection fared.
-    pub(crate) fn note(&self, whole: bool) {
+    pub(crate) fn note_reuse(&self, whole: bool) {
         self.good.set(if whole { (self.good.get() + 1).min(TRUSTED) } else { 0 });
     }
 
@@ -109,7 +109,7 @@ impl Pool1 {
             // How it ended is told to the request that it carried.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Connection1 { send, reused: false, doubtful: false, counted })
+        Ok(Connection1 { send, reused: false, may_break: false, counted })
     }
 
     /// The last one that takes a request at once: one whose upload outlived its answer makes nobody wait.

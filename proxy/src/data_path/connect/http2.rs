@@ -18,10 +18,6 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{
-    dial,
-    write_first::{self, Held, Waiting},
-};
 use crate::{
     contract::{
         bootstrap::{Reason, tunnel::App},
@@ -29,12 +25,15 @@ use crate::{
     },
     data_path::{
         buffer::{
-            coalesce::Cork,
-            windows::{CONNECTION_WINDOW, TUNNELS, Windows},
+            coalesce::Coalesced,
+            windows::{CONNECTION_WINDOW, StreamWindows, TUNNELS},
         },
-        http::local_reply::Failure,
+        connect::{
+            dial::{self, Dialer},
+            write_first::{self, ReadPause, Waiting},
+        },
+        failure::Failure,
         limits::messages::{MAX_FRAME, MAX_HEAD},
-        worker::Worker,
     },
     identity::trust::{self, Lost, Standing},
 };
@@ -150,11 +149,11 @@ impl Pool2 {
     }
 
     /// A place for a stream on a connection that is ready for it.
-    pub(crate) async fn stream(&self, worker: &Rc<Worker>) -> Result<Stream2, Failure> {
+    pub(crate) async fn stream(&self, dialer: &Dialer) -> Result<Stream2, Failure> {
         loop {
             let Some(stream) = self.free() else {
                 // Rare, and large: kept out of every request's future.
-                Box::pin(self.grow(worker)).await?;
+                Box::pin(self.grow(dialer)).await?;
                 continue;
             };
             if poll_fn(|cx| stream.0.poll_ready(cx)).await.is_ok() {
@@ -165,7 +164,7 @@ impl Pool2 {
     }
 
     /// Opens a connection, unless another one who waited has done so meanwhile.
-    async fn grow(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
+    async fn grow(&self, dialer: &Dialer) -> Result<(), Failure> {
         let asked = Instant::now();
         let _turn = self.connecting.lock().await;
         if self.has_room() {
@@ -181,7 +180,7 @@ impl Pool2 {
                 format!("{} has {MAX_CONNECTIONS} connections with {} streams each", self.to, self.per_connection);
             return Err(Failure::new(Reason::Overloaded, detail));
         }
-        let opened = self.open(worker).await;
+        let opened = self.open(dialer).await;
         if let Err(failure) = &opened {
             *self.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
         }
@@ -209,26 +208,26 @@ impl Pool2 {
             .retain(|c| c.usable.get() && (c.streams.get() > 0 || now.duration_since(c.used.get()) < IDLE));
     }
 
-    async fn open(&self, worker: &Rc<Worker>) -> Result<(), Failure> {
+    async fn open(&self, dialer: &Dialer) -> Result<(), Failure> {
         match &self.secure {
             Some(secure) => {
-                let (stream, standing) = dial::secure(&worker.store, self.to, &secure.sni, &secure.expected).await?;
-                self.handshake(worker, Cork::new(stream), Some(standing)).await
+                let (stream, standing) = dialer.secure(self.to, &secure.sni, &secure.expected).await?;
+                self.handshake(dialer, Coalesced::new(stream), Some(standing)).await
             }
             None => {
                 let stream = dial::connect(self.to).await?;
-                self.handshake(worker, Cork::new(stream), None).await
+                self.handshake(dialer, Coalesced::new(stream), None).await
             }
         }
     }
 
     /// Begins HTTP/2 on a connection that stands on `standing`.
-    async fn handshake<S>(&self, worker: &Rc<Worker>, io: S, mut standing: Option<Standing>) -> Result<(), Failure>
+    async fn handshake<S>(&self, dialer: &Dialer, io: S, mut standing: Option<Standing>) -> Result<(), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (io, held) = Held::new(io);
-        let windows = Windows::new(self.app);
+        let (io, held) = ReadPause::new(io);
+        let windows = StreamWindows::new(self.app);
         // What a proxy takes is part of the contract: it need not be waited for.
         let unsaid = if self.secure.is_some() { self.per_connection as usize } else { UNSAID };
         let (send, driver) = Builder::new()
@@ -251,7 +250,7 @@ impl Pool2 {
             said: Rc::default(),
         });
         let driven = Rc::downgrade(&connection);
-        let (open, waiting) = (worker.drain.open(), connection.waiting.clone());
+        let (open, waiting) = (dialer.count(), connection.waiting.clone());
         let (said, ended) = (Rc::clone(&connection.said), Rc::clone(&connection.said));
         let mut heard = false;
         let to = self.to;

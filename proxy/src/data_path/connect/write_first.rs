@@ -16,10 +16,10 @@ use bytes::Bytes;
 use h2::client::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::data_path::buffer::windows::Windows;
+use crate::data_path::buffer::windows::StreamWindows;
 
 /// The socket of a connection; while it is held, nothing is read, and what is written waits in the codec.
-pub(crate) struct Held<S> {
+pub(crate) struct ReadPause<S> {
     inner: S,
     held: Rc<Cell<bool>>,
 }
@@ -34,7 +34,7 @@ impl Waiting {
     }
 }
 
-impl<S> Held<S> {
+impl<S> ReadPause<S> {
     /// The socket, and what holds it.
     pub(crate) fn new(inner: S) -> (Self, Rc<Cell<bool>>) {
         let held = Rc::new(Cell::new(false));
@@ -44,11 +44,11 @@ impl<S> Held<S> {
 
 /// Drives `connection` to its end; `polled` looks at it after each turn.
 pub(crate) async fn drive<S>(
-    mut connection: Connection<Held<S>, Bytes>,
+    mut connection: Connection<ReadPause<S>, Bytes>,
     held: Rc<Cell<bool>>,
     waiting: Waiting,
-    mut windows: Windows,
-    mut polled: impl FnMut(&Connection<Held<S>, Bytes>),
+    mut windows: StreamWindows,
+    mut polled: impl FnMut(&Connection<ReadPause<S>, Bytes>),
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,14 +70,14 @@ pub(crate) async fn drive<S>(
     .await;
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ReadPause<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // The connection is polled again at once: nobody has to be woken.
         if self.held.get() { Poll::Pending } else { Pin::new(&mut self.inner).poll_read(cx, buf) }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadPause<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

@@ -1,14 +1,5 @@
 //! Which protocol a client speaks, by its first bytes.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 /// Bytes that are looked at: a longer first line is no reason to wait.
 pub(crate) const ENOUGH: usize = 8 << 10;
 /// What a client of HTTP/2 begins with (RFC 9113, section 3.4).
@@ -23,9 +14,9 @@ const OPAQUE_PORTS: [u16; 28] = [
     5672, 6379, 6667, 9092, 11211, 27017, 33060,
 ];
 
-/// What it is.
+/// What was detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken {
+pub(crate) enum DetectedProtocol {
     Http1,
     Http2,
     Opaque,
@@ -36,31 +27,31 @@ pub(crate) fn is_opaque_port(port: u16) -> bool {
     OPAQUE_PORTS.binary_search(&port).is_ok()
 }
 
-/// Judges what came so far; `None`: more is needed.
-pub(crate) fn judge(bytes: &[u8]) -> Option<Spoken> {
+/// The protocol of what came so far; `None`: more is needed.
+pub(crate) fn detect(bytes: &[u8]) -> Option<DetectedProtocol> {
     let common = bytes.len().min(PREFACE.len());
     if bytes[..common] == PREFACE[..common] {
-        return (common == PREFACE.len()).then_some(Spoken::Http2);
+        return (common == PREFACE.len()).then_some(DetectedProtocol::Http2);
     }
     let method = bytes.iter().take(LONGEST_METHOD + 1).position(|b| *b == b' ');
     let Some(method) = method else {
         let could_be = bytes.len() <= LONGEST_METHOD && bytes.iter().all(|b| is_method_byte(*b));
-        return if could_be { None } else { Some(Spoken::Opaque) };
+        return if could_be { None } else { Some(DetectedProtocol::Opaque) };
     };
     let is_method = method > 0 && bytes[..method].iter().all(|b| is_method_byte(*b));
     // What follows a CONNECT is opaque, and so is the connection.
     if !is_method || &bytes[..method] == b"CONNECT" {
-        return Some(Spoken::Opaque);
+        return Some(DetectedProtocol::Opaque);
     }
     match bytes.iter().position(|b| *b == b'\n') {
         Some(end) => {
             let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
             let http = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
-            Some(if http { Spoken::Http1 } else { Spoken::Opaque })
+            Some(if http { DetectedProtocol::Http1 } else { DetectedProtocol::Opaque })
         }
         // A target may be long, but not so long, and holds no control characters.
-        None if bytes.iter().any(|b| b.is_ascii_control()) => Some(Spoken::Opaque),
-        None if bytes.len() >= ENOUGH => Some(Spoken::Http1),
+        None if bytes.iter().any(|b| b.is_ascii_control()) => Some(DetectedProtocol::Opaque),
+        None if bytes.len() >= ENOUGH => Some(DetectedProtocol::Http1),
         None => None,
     }
 }
@@ -70,81 +61,6 @@ fn is_method_byte(b: u8) -> bool {
     b.is_ascii_uppercase() || b == b'-'
 }
 
-/// A connection some bytes of which were read already.
-#[derive(Debug)]
-pub(crate) struct Prefixed<S> {
-    prefix: Bytes,
-    inner: S,
-}
-
-impl<S> Prefixed<S> {
-    pub(crate) fn new(prefix: Bytes, inner: S) -> Self {
-        Self { prefix, inner }
-    }
-
-    /// Puts back what was read and not used.
-    pub(crate) fn put_back(&mut self, bytes: Bytes) {
-        if self.prefix.is_empty() {
-            // Nothing put back is to keep no allocation.
-            self.prefix = if bytes.is_empty() { Bytes::new() } else { bytes };
-        } else {
-            self.prefix = [&bytes[..], &self.prefix[..]].concat().into();
-        }
-    }
-
-    /// What was read and not used.
-    pub(crate) fn prefix(&self) -> &[u8] {
-        &self.prefix
-    }
-
-    /// The connection itself.
-    pub(crate) fn get_ref(&self) -> &S {
-        &self.inner
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.prefix.is_empty() {
-            let n = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix[..n]);
-            self.prefix.advance(n);
-            if self.prefix.is_empty() {
-                // Lets go of the allocation.
-                self.prefix = Bytes::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +68,7 @@ mod tests {
 
     #[test]
     fn known_beginnings() {
-        use Spoken::{Http1, Http2, Opaque};
+        use DetectedProtocol::{Http1, Http2, Opaque};
         for (bytes, expected) in [
             (&b""[..], None),
             (b"GET", None),
@@ -170,11 +86,11 @@ mod tests {
             (b"SSH-2.0-OpenSSH_9", Some(Opaque)),
             (b"*1\r\n$4\r\nPING\r\n", Some(Opaque)),
         ] {
-            assert_eq!(judge(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(detect(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
         let mut long = b"GET /".to_vec();
         long.resize(ENOUGH, b'a');
-        assert_eq!(judge(&long), Some(Http1));
+        assert_eq!(detect(&long), Some(Http1));
     }
 
     #[test]
@@ -186,15 +102,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_judgement_stands_whatever_follows(bytes in proptest::collection::vec(any::<u8>(), 0..64), more in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Some(spoken) = judge(&bytes) {
+            if let Some(protocol) = detect(&bytes) {
                 let all = [bytes, more].concat();
-                prop_assert_eq!(judge(&all), Some(spoken));
+                prop_assert_eq!(detect(&all), Some(protocol));
             }
         }
 
         #[test]
         fn whatever_is_long_enough_is_judged(bytes in proptest::collection::vec(any::<u8>(), ENOUGH..ENOUGH + 10)) {
-            prop_assert!(judge(&bytes).is_some());
+            prop_assert!(detect(&bytes).is_some());
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Who may have a connection open: every door has places of its own, so that whoever fills one leaves the others theirs; and the
-//! strangers who have not proved themselves yet have few.
+//! How many connections may be open. Each listener has a share of its own, so that whoever exhausts one leaves the others theirs; and one
+//! address does not get all of the listener for other proxies.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::IpAddr,
     rc::Rc,
     sync::{
@@ -12,114 +11,128 @@ use std::{
     },
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Notify;
+use crate::{data_path::drain::Open, telemetry::metrics::Direction};
 
-use crate::data_path::{drain::Open, listener::accept::Door};
-
-/// Each door's own share of all places is one of so many; the rest is anybody's.
+/// The share of all connections that is reserved for each listener is one of so many; the rest is anybody's.
 const SHARES: usize = 8;
-/// Handshakes under way with one worker; the oldest goes when there is one more.
-const MAX_HANDSHAKES: usize = 256;
-/// Descriptors that are not connections' (control, probes, metrics, the program's own).
-const OTHER_DESCRIPTORS: u64 = 192;
-/// Descriptors that a connection takes: its own and that of the far end.
-const PER_CONNECTION: u64 = 2;
-/// More are never asked for.
-const MAX_DESCRIPTORS: u64 = 1 << 20;
+/// Which of the listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListenerKind {
+    /// What the application opens.
+    Outbound,
+    /// What comes without mutual TLS.
+    Plain,
+    /// What comes from other proxies.
+    Mesh,
+}
 
-/// Places of all workers together.
-pub(crate) struct Places {
-    own: [AtomicUsize; 3],
-    common: AtomicUsize,
-    each: usize,
-    rest: usize,
-    /// What each address has of the door for other proxies. No longer than there are places.
+impl ListenerKind {
+    pub(crate) fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Plain | Self::Mesh => Direction::Inbound,
+        }
+    }
+}
+
+/// The limit of all workers together.
+pub(crate) struct ConnectionLimit {
+    reserved: [AtomicUsize; 3],
+    shared: AtomicUsize,
+    /// Of each listener.
+    max_reserved: usize,
+    max_shared: usize,
+    /// Connections of each address to the listener for other proxies. No longer than the limit.
     peers: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection's.
-pub(crate) struct Place(&'static AtomicUsize);
+/// One connection of those that may be open.
+pub(crate) struct Permit(&'static AtomicUsize);
 
-/// One that counts for the address that it came from.
-pub(crate) struct PeerPlace {
-    _place: Place,
-    places: &'static Places,
+/// One that counts for the address that it came from too.
+pub(crate) struct PeerPermit {
+    _permit: Permit,
+    limit: &'static ConnectionLimit,
     peer: IpAddr,
 }
 
-impl Drop for PeerPlace {
+impl Drop for PeerPermit {
     fn drop(&mut self) {
-        self.places.give_back(self.peer);
+        self.limit.release_peer(self.peer);
     }
 }
 
-/// What a connection counts as until it is over: it takes a place, and a drain waits for it. Whatever carries it on when it is one of
-/// HTTP no more shares this.
+/// What a connection holds until it is over: it counts against the limit, and a drain waits for it. The tunnel that it becomes after an
+/// upgrade shares this.
 #[derive(Clone)]
-pub(crate) struct Seat {
-    _of: Option<Rc<(Taken, Open)>>,
+pub(crate) struct ConnectionPermit {
+    _held: Option<Rc<(ListenerPermit, Open)>>,
 }
 
-/// A place, however it is counted.
-pub(crate) enum Taken {
-    Door(#[expect(dead_code, reason = "it is there to be dropped")] Place),
-    Peer(#[expect(dead_code, reason = "it is there to be dropped")] PeerPlace),
+/// A permit of a listener.
+pub(crate) enum ListenerPermit {
+    Own(#[expect(dead_code, reason = "it is there to be dropped")] Permit),
+    Peer(#[expect(dead_code, reason = "it is there to be dropped")] PeerPermit),
 }
 
-impl Seat {
-    pub(crate) fn new(taken: Taken, open: Open) -> Self {
-        Self { _of: Some(Rc::new((taken, open))) }
+impl ConnectionPermit {
+    pub(crate) fn new(permit: ListenerPermit, open: Open) -> Self {
+        Self { _held: Some(Rc::new((permit, open))) }
     }
 
     #[cfg(test)]
-    pub(crate) fn nothing() -> Self {
-        Self { _of: None }
+    pub(crate) fn none() -> Self {
+        Self { _held: None }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-impl Places {
+impl ConnectionLimit {
     pub(crate) fn new(all: usize) -> Self {
         let each = all / SHARES;
         Self {
-            own: Default::default(),
-            common: AtomicUsize::new(0),
-            each,
-            rest: all - 3 * each,
+            reserved: Default::default(),
+            shared: AtomicUsize::new(0),
+            max_reserved: each,
+            max_shared: all - 3 * each,
             peers: Mutex::default(),
         }
     }
 
-    /// A place at the door for other proxies. One address gets half of them at most: nobody closes it to all others alone.
-    pub(crate) fn take_mesh(&'static self, peer: IpAddr) -> Option<PeerPlace> {
-        let peer = peer.to_canonical();
-        let most = ((self.each + self.rest) / 2).max(1);
-        {
-            let mut peers = self.peers();
-            let taken = peers.entry(peer).or_default();
-            if *taken >= most {
-                return None;
-            }
-            *taken += 1;
-        }
-        let place = self.take(Door::Mesh);
-        if place.is_none() {
-            self.give_back(peer);
-        }
-        Some(PeerPlace { _place: place?, places: self, peer })
+    /// Connections that may be open, all listeners together.
+    pub(crate) fn max(&self) -> usize {
+        3 * self.max_reserved + self.max_shared
     }
 
-    fn give_back(&self, peer: IpAddr) {
+    /// A permit of the listener for other proxies. One address gets half of them at most: alone it does not lock all others out.
+    pub(crate) fn try_acquire_peer(&'static self, peer: IpAddr) -> Option<PeerPermit> {
+        let peer = peer.to_canonical();
+        let most = ((self.max_reserved + self.max_shared) / 2).max(1);
+        {
+            let mut peers = self.peers();
+            let open = peers.entry(peer).or_default();
+            if *open >= most {
+                return None;
+            }
+            *open += 1;
+        }
+        let permit = self.try_acquire(ListenerKind::Mesh);
+        if permit.is_none() {
+            self.release_peer(peer);
+        }
+        Some(PeerPermit { _permit: permit?, limit: self, peer })
+    }
+
+    fn release_peer(&self, peer: IpAddr) {
         let mut peers = self.peers();
-        if let Some(taken) = peers.get_mut(&peer) {
-            *taken = taken.saturating_sub(1);
-            if *taken == 0 {
+        if let Some(open) = peers.get_mut(&peer) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
                 peers.remove(&peer);
             }
         }
@@ -130,74 +143,17 @@ impl Places {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, if there is one.
-    pub(crate) fn take(&'static self, door: Door) -> Option<Place> {
-        let own = &self.own[door as usize];
-        take(own, self.each).or_else(|| take(&self.common, self.rest))
+    /// A permit, if there is one left.
+    pub(crate) fn try_acquire(&'static self, listener: ListenerKind) -> Option<Permit> {
+        let reserved = &self.reserved[listener as usize];
+        try_acquire(reserved, self.max_reserved).or_else(|| try_acquire(&self.shared, self.max_shared))
     }
 }
 
-fn take(of: &'static AtomicUsize, most: usize) -> Option<Place> {
-    let place = Place(of);
-    // Given back at once if it was one too many.
-    (of.fetch_add(1, Relaxed) < most).then_some(place)
-}
-
-/// Handshakes under way, oldest first.
-#[derive(Default)]
-pub(crate) struct Handshakes {
-    next: Cell<u64>,
-    under_way: RefCell<BTreeMap<u64, Rc<Notify>>>,
-}
-
-/// Takes a handshake out of the list when it is over.
-struct UnderWay<'a>(&'a Handshakes, u64);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.under_way.borrow_mut().remove(&self.1);
-    }
-}
-
-impl Handshakes {
-    /// Carries one out; nothing if it had to make room for others.
-    pub(crate) async fn run<F: Future>(&self, handshake: F) -> Option<F::Output> {
-        let (number, go) = (self.next.get(), Rc::<Notify>::default());
-        self.next.set(number + 1);
-        {
-            let mut under_way = self.under_way.borrow_mut();
-            if under_way.len() >= MAX_HANDSHAKES
-                && let Some((_, oldest)) = under_way.pop_first()
-            {
-                oldest.notify_one();
-            }
-            under_way.insert(number, Rc::clone(&go));
-        }
-        let _under_way = UnderWay(self, number);
-        tokio::select! {
-            biased;
-            done = handshake => Some(done),
-            () = go.notified() => None,
-        }
-    }
-}
-
-/// Lets this process open as many files as it may: container runtimes leave the soft limit at 1,024.
-pub(crate) fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
-    if limit.current.is_some_and(|current| current < most)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum })
-    {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// Connections for which there are descriptors.
-pub(crate) fn affordable() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(MAX_DESCRIPTORS);
-    let connections = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(PER_CONNECTION) / PER_CONNECTION;
-    usize::try_from(connections).unwrap_or(usize::MAX)
+fn try_acquire(of: &'static AtomicUsize, most: usize) -> Option<Permit> {
+    let permit = Permit(of);
+    // Dropped, and so given back, at once if it was one too many.
+    (of.fetch_add(1, Relaxed) < most).then_some(permit)
 }
 
 #[cfg(test)]
@@ -206,48 +162,32 @@ mod tests {
 
     #[test]
     fn no_door_can_take_the_places_of_another() {
-        let places: &'static Places = Box::leak(Box::new(Places::new(16)));
-        let mut held: Vec<Place> = std::iter::from_fn(|| places.take(Door::Mesh)).collect();
+        let limit: &'static ConnectionLimit = Box::leak(Box::new(ConnectionLimit::new(16)));
+        let mut held: Vec<Permit> = std::iter::from_fn(|| limit.try_acquire(ListenerKind::Mesh)).collect();
         assert_eq!(held.len(), 12);
-        let plain: Vec<Place> = std::iter::from_fn(|| places.take(Door::Plain)).collect();
+        let plain: Vec<Permit> = std::iter::from_fn(|| limit.try_acquire(ListenerKind::Plain)).collect();
         assert_eq!(plain.len(), 2);
-        assert!(places.take(Door::Outbound).is_some());
+        assert!(limit.try_acquire(ListenerKind::Outbound).is_some());
         held.truncate(1);
-        let outbound: Vec<Place> = std::iter::from_fn(|| places.take(Door::Outbound)).collect();
+        let outbound: Vec<Permit> = std::iter::from_fn(|| limit.try_acquire(ListenerKind::Outbound)).collect();
         assert_eq!(outbound.len(), 12);
     }
 
     #[test]
     fn no_address_closes_the_door_for_other_proxies_alone() {
-        let places: &'static Places = Box::leak(Box::new(Places::new(16)));
+        let limit: &'static ConnectionLimit = Box::leak(Box::new(ConnectionLimit::new(16)));
         let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut held: Vec<_> = std::iter::from_fn(|| places.take_mesh(one)).collect();
+        let mut held: Vec<_> = std::iter::from_fn(|| limit.try_acquire_peer(one)).collect();
         assert_eq!(held.len(), 6);
         let mapped = "::ffff:10.0.0.1".parse().unwrap();
-        assert!(places.take_mesh(mapped).is_none(), "in either form");
-        let other: Vec<_> = std::iter::from_fn(|| places.take_mesh(two)).collect();
+        assert!(limit.try_acquire_peer(mapped).is_none(), "in either form");
+        let other: Vec<_> = std::iter::from_fn(|| limit.try_acquire_peer(two)).collect();
         assert_eq!(other.len(), 6);
         held.pop();
-        assert!(places.take_mesh(one).is_some());
+        assert!(limit.try_acquire_peer(one).is_some());
         drop((held, other));
-        assert!(places.peers().is_empty(), "who has none is forgotten");
-        let all: Vec<_> = std::iter::from_fn(|| places.take(Door::Mesh)).collect();
-        assert!(all.len() == 12 && places.take_mesh(one).is_none() && places.peers().is_empty());
-    }
-
-    #[tokio::test]
-    async fn the_oldest_handshake_makes_room() {
-        let handshakes = Handshakes::default();
-        let silent = || handshakes.run(std::future::pending::<()>());
-        let mut first = std::pin::pin!(silent());
-        assert!(futures_util::poll!(first.as_mut()).is_pending());
-        let mut others: Vec<_> = (1..MAX_HANDSHAKES).map(|_| Box::pin(silent())).collect();
-        for other in &mut others {
-            assert!(futures_util::poll!(other).is_pending());
-        }
-        assert!(futures_util::poll!(first.as_mut()).is_pending());
-        assert_eq!(handshakes.run(async { 7 }).await, Some(7));
-        assert_eq!(first.await, None);
-        assert_eq!(handshakes.under_way.borrow().len(), MAX_HANDSHAKES - 1);
+        assert!(limit.peers().is_empty(), "who has none is forgotten");
+        let all: Vec<_> = std::iter::from_fn(|| limit.try_acquire(ListenerKind::Mesh)).collect();
+        assert!(all.len() == 12 && limit.try_acquire_peer(one).is_none() && limit.peers().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP/1 from an application or, in plain, from outside the mesh: one connection, its requests one after the other.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
+use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::Body as _;
@@ -12,33 +12,43 @@ use tokio::{
     time::Instant,
 };
 
-use self::idle::{Carried, Clock, HEAD_DEADLINE, LOOK, Look, Traffic};
 use crate::{
     contract::bootstrap::Reason,
     data_path::{
         buffer::{
-            body::Payload,
-            expect::{Gate, is_expected},
+            activity::{Activity, ActivityGuard},
+            body::MessageBody,
+            expect::{ContinueSignal, is_expected},
+            prefixed::Prefixed,
+            trim::Trimming,
         },
         drain::{Phase, Watch},
-        forward::detect::Prefixed,
+        failure::Failure,
         http::{
-            exchange::{Context, exchange},
+            connection::ConnectionContext,
+            exchange::exchange,
             headers,
-            local_reply::{Failure, is_grpc, plain_answer, refusal},
-            upgrade,
+            local_reply::{is_grpc, local_reply, raw_local_reply},
+            reply::refused,
+            response_body::ResponseBody,
+            upgrade::from_client,
         },
-        limits::messages::{MAX_HEAD, MAX_HEADERS},
+        limits::messages::{HEAD_DEADLINE, MAX_HEAD, MAX_HEADERS},
     },
-    telemetry::metrics::UNKNOWN,
 };
+
+use idle::{CHECK_INTERVAL, Check, IdleCheck};
+use socket::TrackedSocket;
+
+mod idle;
+mod socket;
 
 /// How long a client that is told to go may take to be told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Applications may hold connections open as long as they like; their number is bounded, and slow heads are ended by the clock:
+    // Applications may hold connections open as long as they like; their number is bounded, and slow heads are ended by the idle_check:
     // the codec's own deadline would run while nothing is asked for.
     builder.auto_date_header(false).header_read_timeout(None).max_buf_size(MAX_HEAD * 4).max_header_size(MAX_HEAD);
     builder.max_headers(MAX_HEADERS);
@@ -46,18 +56,23 @@ fn builder() -> http1::Builder {
 }
 
 /// Serves until the connection ends or the proxy drains.
-pub(crate) async fn serve(context: Rc<Context>, mut io: Prefixed<TcpStream>, mut drain: Watch) {
-    let (traffic, mut clock) = (Rc::default(), Clock::default());
+pub(crate) async fn serve(
+    context: Rc<ConnectionContext>,
+    mut io: Prefixed<TcpStream>,
+    mut drain: Watch,
+    trimming: Rc<Trimming>,
+) {
+    let (activity, mut idle_check) = (Rc::default(), IdleCheck::default());
     loop {
-        let Some(idle) = while_busy(&context, io, &mut drain, &traffic, &mut clock).await else { return };
+        let Some(idle) = while_busy(&context, io, &mut drain, &activity, &mut idle_check).await else { return };
         io = idle;
-        context.worker.freed.note();
+        trimming.connection_closed();
         let asked = async {
             if io.prefix().is_empty() {
-                clock.reset();
+                idle_check.reset();
                 return io.get_ref().readable().await.is_ok();
             }
-            let deadline = clock.head_deadline(Instant::now());
+            let deadline = idle_check.head_deadline(Instant::now());
             tokio::time::timeout_at(deadline, io.get_ref().readable()).await.is_ok_and(|ready| ready.is_ok())
         };
         tokio::select! {
@@ -68,26 +83,26 @@ pub(crate) async fn serve(context: Rc<Context>, mut io: Prefixed<TcpStream>, mut
                 }
             }
             () = drain.reached(Phase::Draining) => return,
-            () = context.route.over(&context.worker) => return,
+            () = context.route.withdrawn() => return,
         }
     }
 }
 
 /// Serves until the connection ends (`None`) or is idle.
 async fn while_busy(
-    context: &Rc<Context>,
+    context: &Rc<ConnectionContext>,
     io: Prefixed<TcpStream>,
     drain: &mut Watch,
-    traffic: &Rc<Traffic>,
-    clock: &mut Clock,
+    activity: &Rc<Activity>,
+    idle_check: &mut IdleCheck,
 ) -> Option<Prefixed<TcpStream>> {
     let service = {
-        let (context, traffic) = (Rc::clone(context), Rc::clone(traffic));
-        service_fn(move |request| answer(Rc::clone(&context), traffic.begin(), request))
+        let (context, activity) = (Rc::clone(context), Rc::clone(activity));
+        service_fn(move |request| answer(Rc::clone(&context), activity.begin(), request))
     };
-    let io = TokioIo::new(traffic.observe(io));
+    let io = TokioIo::new(TrackedSocket::new(io, Arc::clone(&activity.socket)));
     let mut connection = builder().serve_connection(io, service).with_upgrades();
-    let mut look = pin!(tokio::time::sleep(LOOK));
+    let mut check = pin!(tokio::time::sleep(CHECK_INTERVAL));
     let slow = loop {
         tokio::select! {
             biased;
@@ -104,11 +119,11 @@ async fn while_busy(
                 }
                 return None;
             }
-            () = look.as_mut() => match clock.look(traffic, Instant::now()) {
-                Look::Again(at) => look.as_mut().reset(at),
-                Look::Idle => break false,
-                Look::Slow => break true,
-                Look::Gone => return None,
+            () = check.as_mut() => match idle_check.check(activity, Instant::now()) {
+                Check::Again(at) => check.as_mut().reset(at),
+                Check::Idle => break false,
+                Check::SlowHead => break true,
+                Check::HalfClosed => return None,
             },
         }
     };
@@ -123,29 +138,29 @@ async fn while_busy(
 }
 
 /// Waits until the connection is to end with what it carries.
-async fn ending(context: &Context, drain: &mut Watch) {
+async fn ending(context: &ConnectionContext, drain: &mut Watch) {
     tokio::select! {
         () = drain.reached(Phase::Draining) => {}
-        () = context.route.over(&context.worker) => {}
+        () = context.route.withdrawn() => {}
     }
 }
 
 /// Counts what the codec refused by itself.
-fn note_end(context: &Context, ended: hyper::Result<()>) {
+fn note_end(context: &ConnectionContext, ended: hyper::Result<()>) {
     // How else it ended concerns the client alone, who knows.
     if let Err(e) = ended
         && e.is_parse()
     {
-        context.worker.refused(context.direction, &Failure::new(Reason::BadRequest, e.to_string()));
+        context.reporter.refused(context.direction, &Failure::new(Reason::BadRequest, e.to_string()));
     }
 }
 
 /// Tells a client that did not send its head in time, and closes.
-async fn too_slow(context: &Context, mut io: Prefixed<TcpStream>) {
+async fn too_slow(context: &ConnectionContext, mut io: Prefixed<TcpStream>) {
     let detail = format!("the head of a request took longer than {} s", HEAD_DEADLINE.as_secs());
     let failure = Failure::new(Reason::BadRequest, detail);
-    context.worker.refused(context.direction, &failure);
-    let answer = plain_answer("408 Request Timeout", &failure);
+    context.reporter.refused(context.direction, &failure);
+    let answer = raw_local_reply("408 Request Timeout", &failure);
     // Who does not read it either has had time enough.
     let _ = tokio::time::timeout(LAST_WORDS, async {
         io.write_all(answer.as_bytes()).await?;
@@ -155,34 +170,34 @@ async fn too_slow(context: &Context, mut io: Prefixed<TcpStream>) {
 }
 
 async fn answer(
-    context: Rc<Context>,
-    carried: Carried,
+    context: Rc<ConnectionContext>,
+    activity: ActivityGuard,
     request: Request<Incoming>,
-) -> Result<Response<Payload>, Infallible> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let started = std::time::Instant::now();
-    let mut response = carry(&context, &carried, request, started).await;
+    let mut response = respond(&context, &activity, request, started).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        carried.traffic().switch();
-    } else if context.route.is_over(&context.worker) {
+        activity.activity().switch();
+    } else if context.route.is_withdrawn() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| body.carried(carried)))
+    Ok(response.map(|body| body.during(activity)))
 }
 
-async fn carry(
-    context: &Rc<Context>,
-    carried: &Carried,
+async fn respond(
+    context: &Rc<ConnectionContext>,
+    activity: &ActivityGuard,
     request: Request<Incoming>,
     started: std::time::Instant,
-) -> Response<Payload> {
+) -> Response<ResponseBody> {
     if headers::is_coded(request.headers()) {
         let detail = "its body has a transfer coding other than chunked, which would be lost on the way";
-        let failure = Failure::new(Reason::BadRequest, detail).told_with(StatusCode::NOT_IMPLEMENTED);
+        let failure = Failure::new(Reason::BadRequest, detail).with_status(StatusCode::NOT_IMPLEMENTED);
         return refused(context, &failure, false);
     }
     let whole = request.body().is_end_stream();
     if whole && let Some(token) = headers::wanted_upgrade(&request) {
-        return Box::pin(upgrade::switch(Rc::clone(context), request, token, started)).await;
+        return Box::pin(from_client::switch(Rc::clone(context), request, token, started)).await;
     }
     let (mut head, body) = request.into_parts();
     if head.method == Method::CONNECT {
@@ -193,40 +208,31 @@ async fn carry(
     headers::strip_own(&mut head.headers);
     let grpc = is_grpc(&head.headers);
     let body = if whole {
-        Payload::empty()
+        MessageBody::empty()
     } else if is_expected(&head.headers) {
-        let gate = Gate::default();
-        gate.open_in_time();
-        head.extensions.insert(gate.clone());
-        Payload::held(body, gate).carried(carried.upload())
+        let signal = ContinueSignal::default();
+        signal.give_in_time();
+        head.extensions.insert(signal.clone());
+        MessageBody::on_continue(body, signal).during(activity.upload())
     } else {
-        Payload::hyper(body).carried(carried.upload())
+        MessageBody::hyper(body).during(activity.upload())
     };
     let answered = exchange(context, head, body, started).await;
     answered.unwrap_or_else(|failure| refused(context, &failure, grpc))
 }
 
-/// Counts a failure and makes its answer.
-pub(crate) fn refused(context: &Context, failure: &Failure, grpc: bool) -> Response<Payload> {
-    context.worker.refused(context.direction, failure);
-    // Nobody answered, so nobody is named.
-    let series = context.worker.metrics.http(context.direction, &context.service, UNKNOWN);
-    series.answered(failure.status());
-    refusal(failure, grpc)
-}
-
-/// Answers the requests of a connection that goes nowhere with why, then closes it.
+/// Gives the requests of a connection that goes nowhere a local reply, then closes it.
 pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let traffic = Rc::<Traffic>::default();
-    let io = traffic.observe(io);
+    let activity = Rc::<Activity>::default();
+    let io = TrackedSocket::new(io, Arc::clone(&activity.socket));
     let service = service_fn(move |request: Request<Incoming>| {
-        let carried = traffic.begin();
-        let mut response = refusal(&failure, is_grpc(request.headers()));
+        let guard = activity.begin();
+        let mut response = local_reply(&failure, is_grpc(request.headers()));
         *response.version_mut() = Version::HTTP_11;
-        std::future::ready(Ok::<_, Infallible>(response.map(|body| body.carried(carried))))
+        std::future::ready(Ok::<_, Infallible>(response.map(|body| body.during(guard))))
     });
     let mut builder = builder();
     builder.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
@@ -237,7 +243,5 @@ where
     }
 }
 
-pub(crate) mod idle;
-mod socket;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::Rc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -16,22 +15,24 @@ use h2::{
 use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::http1::refused;
 use crate::{
     contract::bootstrap::tunnel::App,
     data_path::{
         buffer::{
-            body::Payload,
-            expect::{Gate, is_expected},
-            send,
-            windows::{CONNECTION_WINDOW, Windows},
+            body::MessageBody,
+            expect::{ContinueSignal, is_expected},
+            windows::{CONNECTION_WINDOW, StreamWindows},
         },
         drain::{Phase, Watch},
+        failure::Failure,
         http::{
-            exchange::{Context, exchange},
+            connection::ConnectionContext,
+            exchange::exchange,
             headers::{self, HTTP10},
-            local_reply::{Failure, is_grpc, refusal},
-            upgrade,
+            local_reply::{is_grpc, local_reply},
+            reply::{reply, send, unless_reset},
+            response_body::ResponseBody,
+            upgrade::from_proxy,
         },
         limits::messages::{MAX_FRAME, MAX_HEAD, MAX_STREAMS},
     },
@@ -41,7 +42,7 @@ use crate::{
 /// How long a peer that is cut off may take to be told.
 const CUT_DEADLINE: Duration = Duration::from_secs(1);
 
-fn builder(windows: &Windows) -> Builder {
+fn builder(windows: &StreamWindows) -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(windows.size())
@@ -58,17 +59,17 @@ fn builder(windows: &Windows) -> Builder {
 
 /// Serves until the connection ends, the proxy drains or trust in what the connection stands on is lost; what is in flight
 /// finishes, unless it stands on a revoked root.
-pub(crate) async fn serve<S>(context: Rc<Context>, io: S, mut drain: Watch, mut standing: Option<Standing>)
+pub(crate) async fn serve<S>(context: Rc<ConnectionContext>, io: S, mut drain: Watch, mut standing: Option<Standing>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let mut windows = Windows::new(context.app);
+    let mut windows = StreamWindows::new(context.app);
     let Ok(mut connection) = builder(&windows).handshake::<_, Bytes>(io).await else { return };
     let lost = tokio::select! {
         biased;
         () = accept(&context, &mut connection, &mut windows) => return,
         lost = trust::lost(&mut standing) => lost,
-        () = context.route.over(&context.worker) => Lost::Dropped,
+        () = context.route.withdrawn() => Lost::Dropped,
         () = drain.reached(Phase::Draining) => Lost::Dropped,
     };
     connection.graceful_shutdown();
@@ -90,7 +91,7 @@ where
 }
 
 /// Takes streams until the peer closed or broke off.
-async fn accept<S>(context: &Rc<Context>, connection: &mut Connection<S, Bytes>, windows: &mut Windows)
+async fn accept<S>(context: &Rc<ConnectionContext>, connection: &mut Connection<S, Bytes>, windows: &mut StreamWindows)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -107,13 +108,13 @@ where
 }
 
 /// One stream.
-async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn stream(context: Rc<ConnectionContext>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let started = Instant::now();
     if *request.method() == Method::CONNECT && context.app != App::Http2 {
-        return Box::pin(upgrade::tunnel(context, request, respond, started)).await;
+        return Box::pin(from_proxy::tunnel(context, request, respond, started)).await;
     }
     if *request.method() == Method::CONNECT {
-        return Box::pin(upgrade::relay(context, request, respond, started)).await;
+        return Box::pin(from_proxy::relay(context, request, respond, started)).await;
     }
     let (mut head, body) = request.into_parts();
     if context.app == App::Http1 {
@@ -123,7 +124,7 @@ async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond:
         headers::strip_own(&mut head.headers);
     }
     let grpc = context.app == App::Http2 && is_grpc(&head.headers);
-    let body = Payload::h2(body);
+    let body = MessageBody::h2(body);
     let answered = if body.is_empty() || !is_expected(&head.headers) {
         unless_reset(exchange(&context, head, body, started), &mut respond).await
     } else {
@@ -133,41 +134,21 @@ async fn stream(context: Rc<Context>, request: Request<RecvStream>, mut respond:
     reply(&context, answered, respond, grpc).await;
 }
 
-/// Sends an answer, or why there is none. A client that may send its request again is told so in a way that it acts upon (RFC 9113,
-/// section 8.7).
-pub(crate) async fn reply(
-    context: &Context,
-    answered: Result<Response<Payload>, Failure>,
-    mut respond: SendResponse<Bytes>,
-    grpc: bool,
-) {
-    match answered {
-        Ok(response) => send(response, respond).await,
-        Err(failure) => {
-            let response = refused(context, &failure, grpc);
-            if failure.repeat {
-                return respond.send_reset(h2::Reason::REFUSED_STREAM);
-            }
-            send(response, respond).await;
-        }
-    }
-}
-
 /// An exchange whose body is sent only when the application asks for it, which is told on.
 async fn expecting(
-    context: &Context,
+    context: &ConnectionContext,
     mut head: Parts,
-    body: Payload,
+    body: MessageBody,
     started: Instant,
     respond: &mut SendResponse<Bytes>,
-) -> Option<Result<Response<Payload>, Failure>> {
-    let gate = Gate::default();
-    head.extensions.insert(gate.clone());
+) -> Option<Result<Response<ResponseBody>, Failure>> {
+    let signal = ContinueSignal::default();
+    head.extensions.insert(signal.clone());
     let mut exchange = pin!(exchange(context, head, body, started));
     tokio::select! {
         biased;
         answered = unless_reset(exchange.as_mut(), respond) => return answered,
-        () = gate.opened() => {}
+        () = signal.given() => {}
     }
     let mut interim = Response::new(());
     *interim.status_mut() = StatusCode::CONTINUE;
@@ -176,36 +157,15 @@ async fn expecting(
     unless_reset(exchange, respond).await
 }
 
-/// The outcome of `work`, or nothing when the peer no longer wants it.
-pub(crate) async fn unless_reset<F: Future>(work: F, respond: &mut SendResponse<Bytes>) -> Option<F::Output> {
-    let mut work = pin!(work);
-    poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(out) => Poll::Ready(Some(out)),
-        Poll::Pending => respond.poll_reset(cx).map(|_| None),
-    })
-    .await
-}
-
-/// Sends a whole answer.
-pub(crate) async fn send(response: Response<Payload>, mut respond: SendResponse<Bytes>) {
-    let (head, body) = response.into_parts();
-    let end = body.is_empty();
-    if let Ok(into) = respond.send_response(Response::from_parts(head, ()), end)
-        && !end
-    {
-        send::pump(body, into).await;
-    }
-}
-
-/// Answers the requests of a connection that goes nowhere with why.
+/// Gives the requests of a connection that goes nowhere a local reply.
 pub(crate) async fn refuse<S>(failure: Failure, io: S, mut drain: Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let Ok(mut connection) = builder(&Windows::new(App::Http2)).handshake::<_, Bytes>(io).await else { return };
+    let Ok(mut connection) = builder(&StreamWindows::new(App::Http2)).handshake::<_, Bytes>(io).await else { return };
     let serve = async {
         while let Some(Ok((request, respond))) = connection.accept().await {
-            let response = refusal(&failure, is_grpc(request.headers()));
+            let response = local_reply(&failure, is_grpc(request.headers()));
             tokio::task::spawn_local(send(response, respond));
             connection.graceful_shutdown();
         }

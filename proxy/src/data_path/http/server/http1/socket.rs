@@ -7,49 +7,26 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     contract::bootstrap::Reason,
     data_path::{
-        http::local_reply::{Failure, plain_answer},
+        buffer::activity::SocketState,
+        failure::Failure,
+        http::local_reply::raw_local_reply,
         limits::messages::{MAX_HEAD, MAX_HEADERS},
     },
 };
 
-/// What is known of a socket. Apart from the socket, which may go to another thread with an upgrade.
-#[derive(Default)]
-pub(crate) struct Socket {
-    /// Something was read or written.
-    pub(crate) touched: AtomicBool,
-    /// Something waits to be written.
-    pub(crate) blocked: AtomicBool,
-    /// A request is being answered.
-    pub(crate) answering: AtomicBool,
-    /// An answer to a request may be on its way to the kernel.
-    pub(crate) owed: AtomicBool,
-    /// It does not speak HTTP any more.
-    pub(crate) switched: AtomicBool,
-    /// The client has ended its side meanwhile.
-    pub(crate) half_closed: AtomicBool,
-    /// Waits for the rest of a request's body, of which there is no more then.
-    pub(crate) upload: AtomicWaker,
-    /// The codec, which was not told.
-    pub(crate) codec: AtomicWaker,
-}
-
 /// A socket whose use is noted.
-pub(crate) struct Observed<S> {
+pub(crate) struct TrackedSocket<S> {
     inner: S,
-    socket: Arc<Socket>,
+    state: Arc<SocketState>,
     /// What is said instead of the codec's own answer: the last words on this connection.
     last: Option<Box<LastWords>>,
 }
@@ -59,9 +36,9 @@ struct LastWords {
     written: usize,
 }
 
-impl<S> Observed<S> {
-    pub(crate) fn new(inner: S, socket: Arc<Socket>) -> Self {
-        Self { inner, socket, last: None }
+impl<S> TrackedSocket<S> {
+    pub(crate) fn new(inner: S, state: Arc<SocketState>) -> Self {
+        Self { inner, state, last: None }
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -69,18 +46,18 @@ impl<S> Observed<S> {
     }
 
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.socket.touched.store(true, Relaxed);
-        self.socket.blocked.store(written.is_pending(), Relaxed);
+        self.state.touched.store(true, Relaxed);
+        self.state.blocked.store(written.is_pending(), Relaxed);
         written
     }
 
     /// Whether what comes now is the codec's own.
     fn is_own(&self) -> bool {
-        !self.socket.owed.load(Relaxed) && !self.socket.switched.load(Relaxed)
+        !self.state.owed.load(Relaxed) && !self.state.switched.load(Relaxed)
     }
 }
 
-impl<S: AsyncWrite + Unpin> Observed<S> {
+impl<S: AsyncWrite + Unpin> TrackedSocket<S> {
     /// Writes what the proxy says instead of `head`; the codec is told that all of its `length` bytes are written.
     fn poll_last(&mut self, cx: &mut Context<'_>, head: &[u8], length: usize) -> Poll<io::Result<usize>> {
         let last = self.last.get_or_insert_with(|| Box::new(LastWords { text: instead_of(head), written: 0 }));
@@ -105,28 +82,28 @@ fn instead_of(head: &[u8]) -> String {
         }
         _ => ("400 Bad Request", "the request's head is not HTTP/1".to_owned()),
     };
-    plain_answer(status, &Failure::new(Reason::BadRequest, detail))
+    raw_local_reply(status, &Failure::new(Reason::BadRequest, detail))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TrackedSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_ready() {
             let ended = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before;
-            if ended && self.socket.answering.load(Relaxed) {
-                self.socket.codec.register(cx.waker());
-                self.socket.half_closed.store(true, Relaxed);
-                self.socket.upload.wake();
+            if ended && self.state.answering.load(Relaxed) {
+                self.state.codec.register(cx.waker());
+                self.state.half_closed.store(true, Relaxed);
+                self.state.upload.wake();
                 return Poll::Pending;
             }
-            self.socket.touched.store(true, Relaxed);
+            self.state.touched.store(true, Relaxed);
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = if self.is_own() {
             self.poll_last(cx, bytes, bytes.len())
@@ -156,8 +133,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
 
     /// The codec asks for this when its own buffer is empty.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.socket.answering.load(Relaxed) {
-            self.socket.owed.store(false, Relaxed);
+        if !self.state.answering.load(Relaxed) {
+            self.state.owed.store(false, Relaxed);
         }
         Pin::new(&mut self.inner).poll_flush(cx)
     }

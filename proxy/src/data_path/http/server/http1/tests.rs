@@ -10,26 +10,14 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    contract::bootstrap::tunnel::App,
-    control::state::State,
-    data_path::{
-        balance::balancer::Route,
-        connect::endpoint::{Candidate, Endpoint, EndpointKey},
-        drain::Drain,
-        start::Config,
-        worker::Worker,
-    },
-    identity::store::Store,
-    telemetry::metrics::{Direction, Metrics, PLAINTEXT},
-};
+use crate::{data_path::drain::Drain, telemetry::metrics::Direction};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A connection that is served, to an application that nobody reaches: every request is answered with a refusal.
 struct Served {
     client: TcpStream,
-    context: Rc<Context>,
+    context: Rc<ConnectionContext>,
     drain: Arc<Drain>,
 }
 
@@ -48,25 +36,11 @@ impl Served {
     fn new() -> Self {
         let (client, accepted) = pair();
         // Who connects to the broadcast address is refused at once.
-        let to = ([255; 4], 1).into();
-        let (metrics, drain) = (Metrics::new(), Drain::new());
-        let series = metrics.http(Direction::Outbound, "a/b", PLAINTEXT);
-        let config = Arc::new(Config::for_pod("a/b".into(), 1));
-        let worker = Worker::new(config, Store::new(), State::fixed(), metrics, Arc::clone(&drain));
-        let endpoint = Rc::new(Endpoint::new(EndpointKey { address: to, identity: None }, 1, 1));
-        let route = Route::Direct(Rc::new(Candidate { endpoint, series }));
-        let (direction, service) = (Direction::Outbound, Rc::from("a/b"));
-        let context = Rc::new(Context {
-            worker,
-            route,
-            direction,
-            app: App::Http1,
-            service,
-            tunnels: None,
-            _seat: crate::data_path::limits::connections::Seat::nothing(),
-        });
+        let (context, _) = ConnectionContext::to_address(([255; 4], 1).into(), 1);
+        let drain = Arc::clone(&context.drain);
+        let context = Rc::new(context);
         let io = Prefixed::new(bytes::Bytes::new(), accepted);
-        tokio::task::spawn_local(serve(Rc::clone(&context), io, drain.watch()));
+        tokio::task::spawn_local(serve(Rc::clone(&context), io, drain.watch(), Rc::default()));
         Self { client, context, drain }
     }
 
@@ -95,13 +69,13 @@ impl Served {
     async fn until_idle(&self) {
         let began = Instant::now();
         while self.has_codec() {
-            assert!(began.elapsed() < 4 * LOOK, "the codec is still there");
-            tokio::time::sleep(LOOK / 10).await;
+            assert!(began.elapsed() < 4 * CHECK_INTERVAL, "the codec is still there");
+            tokio::time::sleep(CHECK_INTERVAL / 10).await;
         }
     }
 
     fn refused(&self) -> u64 {
-        self.context.worker.metrics.refused_count(Direction::Outbound, Reason::BadRequest)
+        self.context.reporter.metrics.refused_count(Direction::Outbound, Reason::BadRequest)
     }
 }
 
@@ -129,7 +103,7 @@ async fn an_idle_connection_has_no_codec_and_serves_again() {
         assert!(served.answer().await.starts_with("HTTP/1.1 503"));
         served.until_idle().await;
         served.say(&GET[9..20]).await;
-        tokio::time::sleep(5 * LOOK).await;
+        tokio::time::sleep(5 * CHECK_INTERVAL).await;
         served.say(&GET[20..]).await;
         assert!(served.answer().await.starts_with("HTTP/1.1 503"));
         served.until_idle().await;
@@ -171,7 +145,7 @@ async fn a_head_that_takes_too_long_is_answered_and_counted() {
             served.say("GET / HTTP/1.1\r\nX: ").await;
             let mut first = [0];
             loop {
-                let next = tokio::time::timeout(pause * LOOK, served.client.read_exact(&mut first));
+                let next = tokio::time::timeout(pause * CHECK_INTERVAL, served.client.read_exact(&mut first));
                 if next.await.is_ok_and(|read| read.is_ok()) {
                     break;
                 }
@@ -179,7 +153,7 @@ async fn a_head_that_takes_too_long_is_answered_and_counted() {
                 served.say("x").await;
             }
             let took = began.elapsed();
-            assert!(took >= HEAD_DEADLINE && took < HEAD_DEADLINE + 4 * LOOK, "{pause} {before}: {took:?}");
+            assert!(took >= HEAD_DEADLINE && took < HEAD_DEADLINE + 4 * CHECK_INTERVAL, "{pause} {before}: {took:?}");
             let answer = served.answer().await;
             assert!(answer.starts_with("TTP/1.1 408"), "{answer}");
             assert!(answer.contains("bowline-reason: bad-request\r\n") && answer.contains("30 s"), "{answer}");

@@ -12,9 +12,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    contract::resource::Address,
+    contract::resource::{Address, Workload},
     control::state::State,
-    data_path::{drain::Drain, http::exchange::Tried, start::Config},
+    data_path::{
+        balance::{balancer::Parts, locality::Locality, registry::Balancers},
+        connect::{dial::Dialer, registry::Endpoints},
+        route::{attempts::Attempts, outbound::OutboundRoutes},
+    },
     identity::store::Store,
     telemetry::metrics::Metrics,
 };
@@ -28,7 +32,8 @@ fn workload(pod: &str, ports: Vec<(u16, Protocol)>) -> Arc<Workload> {
 
 struct Pods {
     state: Arc<State>,
-    worker: Rc<Worker>,
+    routes: OutboundRoutes,
+    forwarder: Rc<Forwarder>,
     to: SocketAddr,
     known: Arc<Workload>,
     listener: Option<TcpListener>,
@@ -39,9 +44,19 @@ impl Pods {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let (state, known) = (State::fixed(), workload("web-0", Vec::new()));
-        let config = Arc::new(Config::for_pod("a/b".into(), 1));
-        let worker = Worker::new(config, Store::new(), Arc::clone(&state), Metrics::new(), Drain::new());
-        let pods = Self { state, worker, to, known: Arc::clone(&known), listener: Some(listener) };
+        let (metrics, drain) = (Metrics::new(), Drain::new());
+        let endpoints = Rc::new(Endpoints::new(Dialer::new(Store::new(), Arc::clone(&drain)), 1, 1024));
+        let locality = Rc::new(Locality::default());
+        let parts = Parts { endpoints: Rc::clone(&endpoints), metrics: Arc::clone(&metrics), locality };
+        let routes = OutboundRoutes {
+            state: Arc::clone(&state),
+            endpoints,
+            balancers: Balancers::new(parts),
+            metrics: Arc::clone(&metrics),
+        };
+        let (reporter, trimming) = (Rc::new(Reporter::new(metrics)), Rc::default());
+        let forwarder = Rc::new(Forwarder { reporter, drain, trimming });
+        let pods = Self { state, routes, forwarder, to, known: Arc::clone(&known), listener: Some(listener) };
         pods.set(Some(&known));
         pods
     }
@@ -52,13 +67,14 @@ impl Pods {
 
     /// A client whose connection is carried to the pod.
     async fn client(&self, declared: Protocol) -> TcpStream {
-        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, accepted) = tokio::join!(TcpStream::connect(door.local_addr().unwrap()), door.accept());
-        let (route, service) = direct(&self.worker, Arc::clone(&self.known), self.to);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (route, service) = self.routes.to_pod(Arc::clone(&self.known), self.to);
         let (stream, direction) = (accepted.unwrap().0, Direction::Outbound);
-        let seat = crate::data_path::limits::connections::Seat::nothing();
-        let carried = Carried { stream, port: self.to.port(), declared, route, direction, service, seat };
-        tokio::task::spawn_local(forward::carry(Rc::clone(&self.worker), carried));
+        let to = ConnectionRoute { port: self.to.port(), declared, route, direction, service };
+        let connection = Connection { stream, to, permit: ConnectionPermit::none() };
+        let forwarder = Rc::clone(&self.forwarder);
+        tokio::task::spawn_local(async move { forwarder.forward(connection).await });
         client.unwrap()
     }
 
@@ -151,13 +167,13 @@ async fn pods_of_one_workload_are_counted_together() {
     for n in 0..500_u16 {
         let pod = Workload { pod: format!("web-{n}"), ..Workload::clone(&pods.known) };
         let [high, low] = n.to_be_bytes();
-        let (_, service) = direct(&pods.worker, Arc::new(pod), ([10, 0, high, low], 80).into());
+        let (_, service) = pods.routes.to_pod(Arc::new(pod), ([10, 0, high, low], 80).into());
         assert_eq!(&*service, "shop/web");
     }
     // There is room for others.
     let other = Workload { owner: "db".into(), ..Workload::clone(&pods.known) };
-    let (route, _) = direct(&pods.worker, Arc::new(other), ([10, 9, 9, 9], 80).into());
-    route.pick(&pods.worker, &Tried::default()).unwrap().series.unanswered();
-    let text = pods.worker.metrics.encode();
+    let (route, _) = pods.routes.to_pod(Arc::new(other), ([10, 9, 9, 9], 80).into());
+    route.pick(&Attempts::default()).unwrap().series.unanswered();
+    let text = pods.forwarder.reporter.metrics.encode();
     assert!(text.contains("service=\"shop/db\""), "{text}");
 }
