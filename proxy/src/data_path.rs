@@ -1,16 +1,39 @@
-//! The data path: redirected connections come in, and leave as requests and tunnels to endpoints.
+//! The data path: connections that were redirected to the proxy's ports, or come from other proxies, go in; requests and tunnels to
+//! endpoints go out.
+//!
+//! From top to bottom, each room uses only those below it:
+//!
+//! | room | what it does |
+//! | --- | --- |
+//! | [`start`] | worker threads, and the parts that each of them is built from |
+//! | [`listener`] | accepts connections, authenticates other proxies, has the connection decided about and forwarded |
+//! | [`forward`] | detects the protocol of a connection, and forwards it as HTTP or as a tunnel |
+//! | [`http`] | HTTP/1 and HTTP/2 servers, the exchange of a request for its response, upgrades, local replies |
+//! | [`tunnel`] | opaque bytes to an endpoint and back |
+//! | [`observe`] | what requests, tunnels and refusals tell metrics and logs |
+//! | [`route`] | **decides**: who may come in, where a connection and each of its requests go, whether a request is retried |
+//! | [`balance`] | which endpoints of a Service are eligible, and which of them is next |
+//! | [`connect`] | endpoints, their load and ejection, and the connections to them |
+//! | [`buffer`] | bytes on their way between two connections, and how many may wait |
+//! | [`limits`] | how many connections, handshakes, streams and bytes of a head are taken |
+//! | [`drain`] | ending in order |
+//! | [`failure`] | why a request or connection was refused |
+//!
+//! Whoever adds a filter or a policy for requests does so in [`route`], where nothing is read or written; bytes are moved in [`http`],
+//! [`tunnel`] and [`buffer`].
 
-mod carry;
-mod cork;
-mod detect;
+mod balance;
+mod buffer;
+pub mod config;
+mod connect;
 pub mod drain;
+mod failure;
+mod forward;
 mod http;
-mod inbound;
-mod listen;
-mod memory;
-mod outbound;
-mod places;
-mod pool;
+mod limits;
+mod listener;
+mod observe;
+mod route;
 pub mod start;
-mod tcp;
+mod tunnel;
 mod worker;

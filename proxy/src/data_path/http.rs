@@ -1,27 +1,15 @@
-//! HTTP through the proxy: two front ends ([`serve1`], [`serve2`]) accept requests, [`exchange`] carries each to the endpoint that its
-//! route picks, [`upgrade`] and [`crate::data_path::tcp`] take over where a request becomes a tunnel.
+//! HTTP: connections that speak it come in, their requests leave for the endpoint that the route picks, and responses come back.
 //!
-//! Both ways use one body type, [`payload::Payload`], so there is one monomorphic path and nothing is boxed.
+//! [`server`] takes requests from clients, [`exchange`] has one answered by an endpoint, [`upgrade`] takes over where a request becomes a
+//! tunnel, and [`local_reply`] is what the proxy answers itself.
+//!
+//! Bodies have one type each way, so nothing is boxed.
 
-pub(crate) mod again;
-pub(crate) mod answer;
+pub(crate) mod connection;
 pub(crate) mod exchange;
-pub(crate) mod expect;
 pub(crate) mod headers;
-pub(crate) mod idle;
-mod observed;
-pub(crate) mod payload;
-pub(crate) mod pump;
-pub(crate) mod serve1;
-pub(crate) mod serve2;
+pub(crate) mod local_reply;
+pub(crate) mod reply;
+pub(crate) mod response_body;
+pub(crate) mod server;
 pub(crate) mod upgrade;
-pub(crate) mod window;
-
-/// Largest head of a request or response, bytes.
-pub(crate) const MAX_HEAD: usize = 64 << 10;
-/// Most headers of a request or response.
-pub(crate) const MAX_HEADERS: usize = 256;
-/// Streams that a peer may have open on one HTTP/2 connection.
-pub(crate) const MAX_STREAMS: u32 = 1024;
-/// Largest frame that is taken.
-pub(crate) const FRAME: u32 = 64 << 10;

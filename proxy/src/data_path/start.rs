@@ -1,99 +1,27 @@
-//! The data plane: a few worker threads, each with a runtime, listeners, connections and balancers of its own.
+//! Starts the data plane: a few threads, each with a runtime and a [`Worker`](super::worker) of its own, which share nothing but a
+//! count of connections. A configuration comes in, a [`Handle`] goes out.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio::{net::TcpListener, task::LocalSet};
+use tokio::task::LocalSet;
 
 use crate::{
-    contract::bootstrap::ports,
     control::state::State,
     data_path::{
+        buffer::windows,
         drain::{Drain, Phase},
-        http::window,
-        listen::{self, Door},
-        places::{self, Places},
-        worker::Worker,
+        limits::{connections::ConnectionLimit, descriptors},
+        listener::bind,
+        worker::{Sockets, Worker},
     },
     identity::store::Store,
     telemetry::metrics::Metrics,
 };
 
-/// Connections open at once, all workers together; fewer where there are not descriptors for so many.
-pub const MAX_CONNECTIONS: usize = 16_384;
-
-/// Where the connections of a listener are to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
-    /// Where they were going before they were redirected (SO_ORIGINAL_DST).
-    Redirected,
-    /// Always here: nothing redirects.
-    Fixed(SocketAddr),
-}
-
-/// What the data plane is told at its start.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Listens for what the application opens.
-    pub outbound: SocketAddr,
-    /// Where that goes.
-    pub outbound_to: Destination,
-    /// Listens for what comes without mutual TLS.
-    pub plain: SocketAddr,
-    /// Where that goes.
-    pub plain_to: Destination,
-    /// Listens for other proxies.
-    pub mesh: SocketAddr,
-    /// Port on which other pods' proxies listen.
-    pub mesh_port: u16,
-    /// Where inbound connections go, if not to the address that they came to.
-    pub application: Option<SocketAddr>,
-    /// `namespace/name` of this workload, for metrics.
-    pub workload: String,
-    /// Threads.
-    pub workers: usize,
-    /// Connections open at once.
-    pub max_connections: usize,
-    /// Where this workload is.
-    pub here: Here,
-}
-
-/// Where a workload is, for Services that care.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Here {
-    /// Name of its node; empty: not known.
-    pub node: String,
-    /// Its topology zone; empty: not known.
-    pub zone: String,
-    /// Its address.
-    pub address: Option<IpAddr>,
-}
-
-impl Config {
-    /// For a pod: ports of the contract on every address, redirected by the gate's rules.
-    #[must_use]
-    pub fn for_pod(workload: String, workers: usize) -> Self {
-        let on = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        Self {
-            outbound: on(ports::OUTBOUND),
-            outbound_to: Destination::Redirected,
-            plain: on(ports::INBOUND),
-            plain_to: Destination::Redirected,
-            mesh: on(ports::MESH),
-            mesh_port: ports::MESH,
-            application: None,
-            workload,
-            workers,
-            max_connections: MAX_CONNECTIONS,
-            here: Here::default(),
-        }
-    }
-}
+pub use crate::data_path::{
+    balance::locality::Locality,
+    config::{Config, Destination, MAX_CONNECTIONS},
+};
 
 /// The data plane cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -149,13 +77,6 @@ impl Handle {
     }
 }
 
-/// Sockets of one worker.
-struct Sockets {
-    outbound: std::net::TcpListener,
-    plain: std::net::TcpListener,
-    mesh: std::net::TcpListener,
-}
-
 /// Opens the ports and starts the workers; when this returns, connections are accepted.
 ///
 /// # Errors
@@ -169,7 +90,7 @@ pub fn start(
     let mut sockets = Vec::new();
     for _ in 0..config.workers.max(1) {
         let open = |address: &mut SocketAddr| {
-            let opened = listen::open(*address).map_err(|e| StartError::Port(*address, e))?;
+            let opened = bind::open(*address).map_err(|e| StartError::Port(*address, e))?;
             // With port 0 the first worker finds one for all.
             *address = opened.local_addr().map_err(|e| StartError::Port(*address, e))?;
             Ok(opened)
@@ -181,50 +102,23 @@ pub fn start(
         });
     }
     let drain = Drain::new();
-    places::raise_descriptors();
-    config.max_connections = config.max_connections.min(places::affordable());
-    let config = Arc::new(config);
+    descriptors::raise_limit();
+    config.max_connections = config.max_connections.min(descriptors::connections());
     // Counted for the life of the process; a data plane is started once.
-    let open: &'static Places = Box::leak(Box::new(Places::new(config.max_connections)));
+    let limit: &'static ConnectionLimit = Box::leak(Box::new(ConnectionLimit::new(config.max_connections)));
+    let config = Arc::new(config);
     let mut workers = Vec::new();
     for (n, sockets) in sockets.into_iter().enumerate() {
         let (config, store, state) = (Arc::clone(&config), Arc::clone(&store), Arc::clone(&state));
         let (metrics, drain) = (Arc::clone(&metrics), Arc::clone(&drain));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
-            window::begin(config.workers);
-            let worker = Worker::new(config, store, state, metrics, drain);
-            LocalSet::new().block_on(&runtime, run(worker, sockets, open));
+            windows::set_workers(config.workers);
+            let worker = Worker::new(&config, &store, &state, &metrics, &drain, limit);
+            LocalSet::new().block_on(&runtime, worker.run(sockets));
         });
         workers.push(thread.map_err(StartError::Thread)?);
     }
     let (outbound, plain, mesh) = (config.outbound, config.plain, config.mesh);
     Ok(Handle { drain, metrics, workers, outbound, plain, mesh })
-}
-
-async fn run(worker: std::rc::Rc<Worker>, sockets: Sockets, open: &'static Places) {
-    for (door, socket) in [(Door::Outbound, sockets.outbound), (Door::Plain, sockets.plain), (Door::Mesh, sockets.mesh)]
-    {
-        match TcpListener::from_std(socket) {
-            Ok(listener) => {
-                tokio::task::spawn_local(listen::accept(std::rc::Rc::clone(&worker), door, listener, open));
-            }
-            Err(e) => tracing::error!(error = %e, "a listener cannot be used"),
-        }
-    }
-    tokio::task::spawn_local(std::rc::Rc::clone(&worker).keep_clean());
-    let mut drain = worker.drain.watch();
-    drain.reached(Phase::Draining).await;
-    tokio::select! {
-        () = close_when_idle(&worker) => {}
-        () = drain.reached(Phase::Forced) => {}
-    }
-}
-
-/// While draining, connections to endpoints close as soon as nothing uses them.
-async fn close_when_idle(worker: &Worker) {
-    loop {
-        worker.close_idle();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

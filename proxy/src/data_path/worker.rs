@@ -1,223 +1,189 @@
-//! What one worker thread has for itself: endpoints with their connections, and balancers. Nothing of it is shared or locked.
+//! One worker thread: builds its parts, each with what it uses, accepts at its listeners, and tidies up. Nothing of it is shared with other
+//! workers or locked. Sockets come in; connections are served until the proxy drains.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    rc::{Rc, Weak},
+    net::TcpListener as StdListener,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+};
 
 use crate::{
-    contract::resource::{Service, ServiceKey},
     control::state::State,
     data_path::{
-        drain::Drain,
-        http::{answer::Failure, window},
-        memory::Freed,
-        outbound::balance::Balancer,
-        places::Handshakes,
-        pool::{Endpoint, EndpointKey},
-        start::Config,
+        balance::{balancer::Parts, registry::Balancers},
+        buffer::{trim::Trimming, windows},
+        config::{Config, Destination},
+        connect::{dial::Dialer, registry::Endpoints},
+        drain::{Drain, Phase},
+        forward::Forwarder,
+        limits::{
+            connections::{ConnectionLimit, ConnectionPermit, ListenerKind},
+            handshakes::HandshakeLimit,
+        },
+        listener::{
+            accept::Acceptor, destination::destination, mesh::MeshListener, outbound::OutboundListener,
+            plaintext::PlaintextListener,
+        },
+        observe::reporter::Reporter,
+        route::{inbound::InboundRoutes, outbound::OutboundRoutes},
     },
     identity::store::Store,
-    telemetry::metrics::{Direction, Metrics},
+    telemetry::metrics::Metrics,
 };
 
 /// How often idle connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Balancers kept at most; each holds its Service's endpoints.
-const MAX_BALANCERS: usize = 1024;
-/// Endpoints addressed directly that are kept for their connections.
-const MAX_DIRECT: usize = 1024;
-/// Least time between two lines of log about refusals.
-const QUIET: Duration = Duration::from_secs(1);
+/// How often they are while the proxy drains.
+const DRAINING_SWEEP: Duration = Duration::from_millis(100);
 
-/// Balancers by Service and port, with the time of their last use.
-type Balancers = HashMap<(ServiceKey, u16), (Rc<Balancer>, Instant)>;
+/// Listening sockets of one worker.
+pub(crate) struct Sockets {
+    pub(crate) outbound: StdListener,
+    pub(crate) plain: StdListener,
+    pub(crate) mesh: StdListener,
+}
 
-/// See the module.
+/// The parts of one worker.
 pub(crate) struct Worker {
-    pub(crate) config: Arc<Config>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) state: Arc<State>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) drain: Arc<Drain>,
-    endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
-    /// Keeps endpoints that belong to no balancer, with the time of their last use.
-    direct: RefCell<HashMap<EndpointKey, (Rc<Endpoint>, Instant)>>,
-    balancers: RefCell<Balancers>,
-    /// Of peers who have not proved who they are.
-    pub(crate) handshakes: Handshakes,
-    /// What connections let go of.
-    pub(crate) freed: Freed,
-    logged: Cell<Option<Instant>>,
-    unlogged: Cell<u64>,
+    outbound: Rc<OutboundListener>,
+    outbound_to: Destination,
+    plain: Rc<PlaintextListener>,
+    plain_to: Destination,
+    mesh: Rc<MeshListener>,
+    endpoints: Rc<Endpoints>,
+    trimming: Rc<Trimming>,
+    reporter: Rc<Reporter>,
+    drain: Arc<Drain>,
+    limit: &'static ConnectionLimit,
 }
 
 impl Worker {
     pub(crate) fn new(
-        config: Arc<Config>,
-        store: Arc<Store>,
-        state: Arc<State>,
-        metrics: Arc<Metrics>,
-        drain: Arc<Drain>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
-            config,
-            store,
-            state,
-            metrics,
-            drain,
-            endpoints: RefCell::default(),
-            direct: RefCell::default(),
-            balancers: RefCell::default(),
-            handshakes: Handshakes::default(),
-            freed: Freed::default(),
-            logged: Cell::new(None),
-            unlogged: Cell::new(0),
-        })
-    }
-
-    /// The endpoint with its connections, whoever used it before.
-    pub(crate) fn endpoint(&self, key: EndpointKey) -> Rc<Endpoint> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        if let Some(endpoint) = endpoints.get(&key).and_then(Weak::upgrade) {
-            return endpoint;
-        }
-        let endpoint = Rc::new(Endpoint::new(key.clone(), self.config.mesh_port, self.config.max_connections));
-        endpoints.insert(key, Rc::downgrade(&endpoint));
-        endpoint
-    }
-
-    /// An endpoint that is addressed directly; it is kept for a while after its last use.
-    pub(crate) fn direct(&self, key: EndpointKey) -> Rc<Endpoint> {
-        let endpoint = self.endpoint(key.clone());
-        let mut direct = self.direct.borrow_mut();
-        if direct.len() >= MAX_DIRECT && !direct.contains_key(&key) {
-            drop_oldest(&mut direct);
-        }
-        direct.insert(key, (Rc::clone(&endpoint), Instant::now()));
-        endpoint
-    }
-
-    /// The balancer of a Service's port.
-    pub(crate) fn balancer(
-        self: &Rc<Self>,
-        service: ServiceKey,
-        port: u16,
-        source: watch::Receiver<Option<Arc<Service>>>,
-    ) -> Rc<Balancer> {
-        let key = (service, port);
-        let found = self.balancers.borrow_mut().get_mut(&key).map(|(balancer, used)| {
-            *used = Instant::now();
-            Rc::clone(balancer)
+        config: &Config,
+        store: &Arc<Store>,
+        state: &Arc<State>,
+        metrics: &Arc<Metrics>,
+        drain: &Arc<Drain>,
+        limit: &'static ConnectionLimit,
+    ) -> Self {
+        let dialer = Dialer::new(Arc::clone(store), Arc::clone(drain));
+        let endpoints = Rc::new(Endpoints::new(dialer, config.mesh_port, config.max_connections));
+        let balancers = Balancers::new(Parts {
+            endpoints: Rc::clone(&endpoints),
+            metrics: Arc::clone(metrics),
+            locality: Rc::new(config.locality.clone()),
         });
-        if let Some(balancer) = found {
-            if !balancer.is_live() {
-                balancer.follow(self, source);
-            }
-            return balancer;
+        let reporter = Rc::new(Reporter::new(Arc::clone(metrics)));
+        let trimming = Rc::<Trimming>::default();
+        let forwarder = Rc::new(Forwarder {
+            reporter: Rc::clone(&reporter),
+            drain: Arc::clone(drain),
+            trimming: Rc::clone(&trimming),
+        });
+        let inbound = Rc::new(InboundRoutes {
+            state: Arc::clone(state),
+            endpoints: Rc::clone(&endpoints),
+            metrics: Arc::clone(metrics),
+            workload: config.workload.as_str().into(),
+            application: config.application,
+        });
+        let outbound = OutboundRoutes {
+            state: Arc::clone(state),
+            endpoints: Rc::clone(&endpoints),
+            balancers,
+            metrics: Arc::clone(metrics),
+        };
+        let mesh = MeshListener {
+            store: Arc::clone(store),
+            handshakes: HandshakeLimit::default(),
+            routes: Rc::clone(&inbound),
+            reporter: Rc::clone(&reporter),
+            drain: Arc::clone(drain),
+        };
+        Self {
+            outbound: Rc::new(OutboundListener { routes: outbound, forwarder: Rc::clone(&forwarder) }),
+            outbound_to: config.outbound_to,
+            plain: Rc::new(PlaintextListener { routes: inbound, forwarder }),
+            plain_to: config.plain_to,
+            mesh: Rc::new(mesh),
+            endpoints,
+            trimming,
+            reporter,
+            drain: Arc::clone(drain),
+            limit,
         }
-        let balancer = Balancer::new(self, key.0.clone(), port, source);
-        let mut balancers = self.balancers.borrow_mut();
-        if balancers.len() >= MAX_BALANCERS {
-            drop_oldest(&mut balancers);
-        }
-        balancers.insert(key, (Rc::clone(&balancer), Instant::now()));
-        balancer
     }
 
-    /// Counts a refusal and, not too often, says why.
-    pub(crate) fn refused(&self, direction: Direction, failure: &Failure) {
-        self.metrics.refused(direction, failure.reason);
+    /// Accepts until the proxy drains; ends when it is to be cut off.
+    pub(crate) async fn run(self, sockets: Sockets) {
+        self.listen(sockets);
+        spawn_local(tidy_up(Rc::clone(&self.endpoints), self.trimming));
+        let mut drain = self.drain.watch();
+        drain.reached(Phase::Draining).await;
+        tokio::select! {
+            () = close_when_idle(&self.endpoints) => {}
+            () = drain.reached(Phase::Forced) => {}
+        }
+    }
+
+    fn listen(&self, sockets: Sockets) {
+        let (outbound, to) = (Rc::clone(&self.outbound), self.outbound_to);
+        self.accept(ListenerKind::Outbound, sockets.outbound, move |stream, permit| {
+            let outbound = Rc::clone(&outbound);
+            spawn_local(async move {
+                if let Some(to) = destination(to, &stream) {
+                    outbound.serve(stream, to, permit).await;
+                }
+            });
+        });
+        let (plain, to) = (Rc::clone(&self.plain), self.plain_to);
+        self.accept(ListenerKind::Plain, sockets.plain, move |stream, permit| {
+            let plain = Rc::clone(&plain);
+            spawn_local(async move {
+                if let Some(to) = destination(to, &stream) {
+                    plain.serve(stream, to, permit).await;
+                }
+            });
+        });
+        let mesh = Rc::clone(&self.mesh);
+        self.accept(ListenerKind::Mesh, sockets.mesh, move |stream, permit| {
+            spawn_local(Rc::clone(&mesh).serve(stream, permit));
+        });
+    }
+
+    fn accept(&self, kind: ListenerKind, socket: StdListener, serve: impl Fn(TcpStream, ConnectionPermit) + 'static) {
+        let acceptor =
+            Acceptor { kind, limit: self.limit, drain: Arc::clone(&self.drain), reporter: Rc::clone(&self.reporter) };
+        match TcpListener::from_std(socket) {
+            Ok(listener) => {
+                spawn_local(acceptor.run(listener, serve));
+            }
+            Err(e) => tracing::error!(error = %e, "a listener cannot be used"),
+        }
+    }
+}
+
+/// Closes what has been idle for long, again and again.
+async fn tidy_up(endpoints: Rc<Endpoints>, trimming: Rc<Trimming>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
         let now = Instant::now();
-        if self.logged.get().is_some_and(|at| now.duration_since(at) < QUIET) {
-            self.unlogged.set(self.unlogged.get() + 1);
-            return;
-        }
-        self.logged.set(Some(now));
-        let more = self.unlogged.replace(0);
-        tracing::warn!(
-            direction = direction.as_str(),
-            reason = failure.reason.as_str(),
-            detail = &*failure.detail,
-            unlogged_before = more,
-            "refused"
-        );
-    }
-
-    /// Closes what has been idle for long, again and again.
-    pub(crate) async fn keep_clean(self: Rc<Self>) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            let now = Instant::now();
-            let endpoints: Vec<_> = {
-                let mut all = self.endpoints.borrow_mut();
-                all.retain(|_, e| e.strong_count() > 0);
-                all.values().filter_map(Weak::upgrade).collect()
-            };
-            for endpoint in endpoints {
-                endpoint.sweep(now);
-            }
-            self.freed.give_back(now);
-            window::settle();
-        }
-    }
-
-    /// Lets go of every connection that carries nothing.
-    pub(crate) fn close_idle(&self) {
-        let endpoints: Vec<_> = self.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
-        for endpoint in endpoints {
-            endpoint.close();
-        }
+        endpoints.sweep(now);
+        trimming.trim(now);
+        windows::relax();
     }
 }
 
-fn drop_oldest<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, (V, Instant)>) {
-    let oldest = map.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| k.clone());
-    if let Some(key) = oldest {
-        map.remove(&key);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn worker() -> Rc<Worker> {
-        let config = Arc::new(Config::for_pod("a/b".into(), 1));
-        Worker::new(config, Store::new(), State::fixed(), Metrics::new(), Drain::new())
-    }
-
-    #[test]
-    fn endpoints_addressed_directly_are_bounded_and_the_longest_unused_goes() {
-        let worker = worker();
-        let key = |n: usize| EndpointKey { address: ([10, 0, (n >> 8) as u8, n as u8], 80).into(), identity: None };
-        for n in 0..MAX_DIRECT {
-            worker.direct(key(n));
-        }
-        worker.direct(key(0));
-        worker.direct(key(MAX_DIRECT));
-        assert_eq!(worker.direct.borrow().len(), MAX_DIRECT);
-        assert!(worker.direct.borrow().contains_key(&key(0)), "it was used a moment ago");
-        assert!(!worker.direct.borrow().contains_key(&key(1)));
-    }
-
-    #[test]
-    fn balancers_are_bounded_and_the_longest_unused_goes() {
-        let worker = worker();
-        let key = |n: usize| ServiceKey { namespace: "shop".into(), name: format!("s{n}") };
-        let (_told, source) = watch::channel(None);
-        for n in 0..MAX_BALANCERS {
-            worker.balancer(key(n), 80, source.clone());
-        }
-        worker.balancer(key(0), 80, source.clone());
-        worker.balancer(key(MAX_BALANCERS), 80, source);
-        assert_eq!(worker.balancers.borrow().len(), MAX_BALANCERS);
-        assert!(worker.balancers.borrow().contains_key(&(key(0), 80)), "it was used a moment ago");
-        assert!(!worker.balancers.borrow().contains_key(&(key(1), 80)));
+/// While draining, connections to endpoints close as soon as nothing uses them.
+async fn close_when_idle(endpoints: &Endpoints) {
+    loop {
+        endpoints.close_idle();
+        tokio::time::sleep(DRAINING_SWEEP).await;
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         state::State,
         stream::{self, ProxyId},
     },
-    data_path::start::{self, Here, StartError},
+    data_path::start::{self, Locality, StartError},
     identity::{client::CertificateClient, renew, store::Store},
     process::{
         settings::{Settings, SettingsError, slots_dir},
@@ -129,7 +129,7 @@ async fn serve(settings: Settings, serving: Serving) -> Result<(), LifecycleErro
 fn data_path_config(settings: &Settings) -> start::Config {
     let workload = format!("{}/{}", settings.namespace, settings.workload);
     let mut config = start::Config::for_pod(workload, settings.workers);
-    config.here = Here { node: settings.node.clone(), zone: settings.zone.clone(), address: Some(settings.ip) };
+    config.locality = Locality { node: settings.node.clone(), zone: settings.zone.clone(), address: Some(settings.ip) };
     if let Some(ip) = settings.bind {
         for address in [&mut config.outbound, &mut config.plain, &mut config.mesh] {
             address.set_ip(ip);

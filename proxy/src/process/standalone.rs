@@ -15,7 +15,7 @@ use crate::{
         spiffe::{SpiffeError, SpiffeId},
     },
     control::state::State,
-    data_path::start::{self, Config, Destination, Here, StartError},
+    data_path::start::{self, Config, Destination, Locality, StartError},
     identity::{
         store::{Current, Store},
         tls,
@@ -168,7 +168,7 @@ pub fn start(file: &File) -> Result<start::Handle, StandaloneError> {
         workload: "default/standalone".into(),
         workers: file.workers,
         max_connections: start::MAX_CONNECTIONS,
-        here: Here::default(),
+        locality: Locality::default(),
     };
     if let Some(outbound) = &file.outbound {
         config.outbound = outbound.listen;

@@ -77,7 +77,7 @@ async fn an_endpoint_that_cannot_be_reached_costs_no_request() {
 #[tokio::test]
 async fn without_endpoints_the_answer_says_so() {
     let app = application::http1(2).await;
-    let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.here.node = "here".into());
+    let mesh = Mesh::with(app.address, Protocol::Http1, |client, _| client.locality.node = "here".into());
     let mut elsewhere = mesh.endpoint(app.address, "server");
     (elsewhere.node, elsewhere.draining) = ("elsewhere".into(), true);
     let local = Selection { local: true, affine: false };

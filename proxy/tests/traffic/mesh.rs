@@ -12,7 +12,7 @@ use bowline_proxy::{
         spiffe::SpiffeId,
     },
     control::state::State,
-    data_path::start::{self, Config, Destination, Handle, Here},
+    data_path::start::{self, Config, Destination, Handle, Locality},
     identity::{
         store::{Current, Store},
         tls,
@@ -97,7 +97,7 @@ pub(crate) fn config(ip: IpAddr) -> Config {
         workload: "shop/test".into(),
         workers: 1,
         max_connections: 1000,
-        here: Here::default(),
+        locality: Locality::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{application, balancing::who, mesh::Mesh};
 #[tokio::test]
 async fn requests_stay_in_the_zone_while_it_has_an_endpoint() {
     let (here, there) = (application::http1(2).await, application::http1(5).await);
-    let mesh = Mesh::with(here.address, Protocol::Http1, |client, _| client.here.zone = "here".into());
+    let mesh = Mesh::with(here.address, Protocol::Http1, |client, _| client.locality.zone = "here".into());
     let endpoint = |application: &application::Application, zone: &str| {
         let mut endpoint = mesh.endpoint(application.address, "server");
         endpoint.identity = None;
