@@ -187,3 +187,28 @@ async fn close_when_idle(endpoints: &Endpoints) {
         tokio::time::sleep(DRAINING_SWEEP).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_path::limits::connections::ConnectionPermit;
+
+    #[tokio::test]
+    async fn what_is_kept_for_each_connection_is_small() {
+        let config = Config::for_pod("a/b".into(), 1);
+        let limit: &'static ConnectionLimit = Box::leak(Box::new(ConnectionLimit::new(16)));
+        let (store, state, metrics, drain) = (Store::new(), State::fixed(), Metrics::new(), Drain::new());
+        let worker = Worker::new(&config, &store, &state, &metrics, &drain, limit);
+        let (outbound, plain, mesh) = (worker.outbound, worker.plain, worker.mesh);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let stream = || TcpStream::connect(to);
+        for (what, size, most) in [
+            ("outbound", size_of_val(&outbound.serve(stream().await.unwrap(), to, ConnectionPermit::none())), 2560),
+            ("plain inbound", size_of_val(&plain.serve(stream().await.unwrap(), to, ConnectionPermit::none())), 2560),
+            ("mesh inbound", size_of_val(&mesh.serve(stream().await.unwrap(), ConnectionPermit::none())), 10_240),
+        ] {
+            assert!(size <= most, "{what}: {size} bytes, at most {most} are meant");
+        }
+    }
+}
