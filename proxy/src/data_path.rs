@@ -1,11 +1,13 @@
 //! The data path: connections that were redirected to the proxy's ports, or come from other proxies, go in; requests and tunnels to
 //! endpoints go out.
 //!
-//! From top to bottom, each room uses only those below it:
+//! Floors, from the ground up: `drain`, `failure` < `limits` < `buffer` < `connect` < `balance`, `observe` < `route` < `tunnel` < `http` <
+//! `forward` < `listener` < `config` < `worker` < `start`.
 //!
 //! | room | what it does |
 //! | --- | --- |
-//! | [`start`] | worker threads, and the parts that each of them is built from |
+//! | [`start`] | threads, and what a running data path is told and tells |
+//! | [`worker`] | builds the parts of one thread, each with what it uses |
 //! | [`listener`] | accepts connections, authenticates other proxies, has the connection decided about and forwarded |
 //! | [`forward`] | detects the protocol of a connection, and forwards it as HTTP or as a tunnel |
 //! | [`http`] | HTTP/1 and HTTP/2 servers, the exchange of a request for its response, upgrades, local replies |
