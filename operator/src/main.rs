@@ -1,4 +1,4 @@
-//! `bowline-operator`: wiring only. What it may do stands in [`bowline_operator::runtime::rbac`].
+//! `bowline-operator`: wiring only. What it may do stands in [`bowline_operator::rbac`].
 
 use bowline_operator::{run, runtime::config::Config};
 use clap::Parser;

@@ -4,6 +4,5 @@
 pub mod client;
 pub mod config;
 pub mod listener;
-pub mod rbac;
 pub mod readiness;
 pub mod shutdown;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use bowline_operator::runtime::rbac::RULES;
+use bowline_operator::rbac::RULES;
 use serde::Deserialize as _;
 use serde_json::Value;
 

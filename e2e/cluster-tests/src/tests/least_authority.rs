@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail, ensure};
+use bowline_operator::rbac::{RULES, Rule};
 use bowline_operator::runtime::config::WEBHOOK_SECRET;
-use bowline_operator::runtime::rbac::{RULES, Rule};
 use bowline_operator::serving::certificate::state::SECRET_KEY;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
