@@ -16,6 +16,7 @@ pub mod forgery;
 pub mod frozen;
 pub mod handshake;
 pub mod mesh;
+pub mod new_events;
 pub mod offline_root;
 pub mod operator;
 pub mod process;
@@ -25,7 +26,6 @@ pub mod secrets;
 pub mod shared;
 pub mod short_lived;
 pub mod timeline;
-pub mod told;
 pub mod under_load;
 
 pub use self::app::App;

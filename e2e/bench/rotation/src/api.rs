@@ -14,7 +14,7 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 /// Is told what an object is now.
-pub(super) type Told = Arc<dyn Fn(&Value) + Send + Sync>;
+pub(super) type Watcher = Arc<dyn Fn(&Value) + Send + Sync>;
 
 /// Gives the holder of a token as the `status` of a TokenReview.
 pub(super) type Judge = Box<dyn Fn(&str) -> Value + Send + Sync>;
@@ -26,7 +26,7 @@ pub(super) struct Api(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     judge: Judge,
-    told: Mutex<Vec<(String, Told)>>,
+    watchers: Mutex<Vec<(String, Watcher)>>,
 }
 
 #[derive(Default)]
@@ -39,12 +39,12 @@ impl Api {
     /// Empty; `judge` reviews tokens.
     #[must_use]
     pub(super) fn new(judge: Judge) -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), judge, told: Mutex::default() }))
+        Self(Arc::new(Inner { state: Mutex::default(), judge, watchers: Mutex::default() }))
     }
 
     /// Calls `told` after every write to `path` from now on.
-    pub(super) fn watch(&self, path: &str, told: Told) {
-        self.told().push((path.to_owned(), told));
+    pub(super) fn watch(&self, path: &str, watcher: Watcher) {
+        self.watchers().push((path.to_owned(), watcher));
     }
 
     /// A client of it.
@@ -94,14 +94,15 @@ impl Api {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> MutexGuard<'_, Vec<(String, Told)>> {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watchers(&self) -> MutexGuard<'_, Vec<(String, Watcher)>> {
+        self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn notify(&self, path: &str, object: &Value) {
-        let watching: Vec<Told> = self.told().iter().filter(|(p, _)| p == path).map(|(_, t)| Arc::clone(t)).collect();
-        for told in watching {
-            told(object);
+        let watching: Vec<Watcher> =
+            self.watchers().iter().filter(|(p, _)| p == path).map(|(_, t)| Arc::clone(t)).collect();
+        for watcher in watching {
+            watcher(object);
         }
     }
 

@@ -30,22 +30,22 @@ pub async fn run(cx: &Context) -> Result<Figures> {
     let secrets_before = secrets(cx).await?;
 
     let id = spiffe(&ns, "web");
-    let mut asker = Asker { cx, trust: &trust, refused: 0 };
+    let mut client = SigningClient { cx, trust: &trust, refused: 0 };
     let good = authority::token(cx, &web, TOKEN_AUDIENCE).await?;
     // The same request with every token: what is wrong can only be the token.
     let csr = Csr::new(&[&id], &[])?.der;
-    asker.signed(&good, &csr).await.context("a good request")?;
+    client.signed(&good, &csr).await.context("a good request")?;
     for (what, token, word) in tokens(cx, &ns, &web, &other, &good).await? {
-        asker.refused(what, &token, &csr, word).await?;
+        client.refused(what, &token, &csr, word).await?;
     }
     let outsider = authority::token(cx, &stranger, TOKEN_AUDIENCE).await?;
     let its_own = Csr::new(&[&spiffe(&outside, "stranger")], &[])?;
-    asker.refused("a pod outside the mesh", &outsider, &its_own.der, "is not in Mesh").await?;
-    asker.signed(&good, &csr).await.context("the same request with the right token")?;
-    requests(&mut asker, &ns, &id, &good).await?;
+    client.refused("a pod outside the mesh", &outsider, &its_own.der, "is not in Mesh").await?;
+    client.signed(&good, &csr).await.context("the same request with the right token")?;
+    requests(&mut client, &ns, &id, &good).await?;
 
-    let refused = asker.refused;
-    asker.signed(&good, &Csr::new(&[&id], &[])?.der).await.context("a good request after all of these")?;
+    let refused = client.refused;
+    client.signed(&good, &Csr::new(&[&id], &[])?.der).await.context("a good request after all of these")?;
     ensure!(secrets(cx).await? == secrets_before, "refused requests left something in the operator's Secrets");
     let restarts = healthy(cx).await?;
     Ok(Figures::new().with("refused", refused).with("container_restarts", restarts))
@@ -77,7 +77,7 @@ async fn tokens(
 }
 
 /// Requests that ask for more than the pod is, or that are none.
-async fn requests(asker: &mut Asker<'_>, ns: &str, id: &str, good: &str) -> Result<()> {
+async fn requests(client: &mut SigningClient<'_>, ns: &str, id: &str, good: &str) -> Result<()> {
     let wrong = [
         ("another namespace", vec![spiffe("kube-system", "web")], vec![]),
         ("another trust domain", vec![id.replace("cluster.local", "elsewhere.test")], vec![]),
@@ -89,25 +89,25 @@ async fn requests(asker: &mut Asker<'_>, ns: &str, id: &str, good: &str) -> Resu
     ];
     for (what, uris, dns) in wrong {
         let uris: Vec<_> = uris.iter().map(String::as_str).collect();
-        asker.refused(what, good, &Csr::new(&uris, &dns)?.der, "asks for").await?;
+        client.refused(what, good, &Csr::new(&uris, &dns)?.der, "asks for").await?;
     }
     let forged = Csr::forged(id)?.der;
-    asker.refused("a signature that is not the key's", good, &forged, "not signed with its own key").await?;
-    asker.refused("no CSR at all", good, b"nonsense", "PKCS #10").await?;
+    client.refused("a signature that is not the key's", good, &forged, "not signed with its own key").await?;
+    client.refused("no CSR at all", good, b"nonsense", "PKCS #10").await?;
     let many: Vec<_> = (0..300).map(|n| spiffe(ns, &format!("web-{n}"))).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let oversized = Csr::new(&many, &[])?.der;
     let limit = format!("{} bytes: at most {MAX_CSR_BYTES}", oversized.len());
-    asker.refused("an oversized CSR", good, &oversized, &limit).await
+    client.refused("an oversized CSR", good, &oversized, &limit).await
 }
 
-struct Asker<'a> {
+struct SigningClient<'a> {
     cx: &'a Context,
     trust: &'a Trust,
     refused: u32,
 }
 
-impl Asker<'_> {
+impl SigningClient<'_> {
     async fn signed(&self, token: &str, csr: &[u8]) -> Result<()> {
         match authority::ask(self.cx, self.trust, token, csr).await? {
             Ok(answer) => {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::context::{Context, Figures};
 use crate::meshed::admissions::injected;
-use crate::meshed::told::Told;
+use crate::meshed::new_events::NewEvents;
 use crate::meshed::{self, App, Caller, MESH, SOON, app, authority, rotation};
 use e2e::cluster::install::NAMESPACE;
 
@@ -117,9 +117,9 @@ async fn two_claim_one(cx: &Context, ns: &str) -> Result<()> {
         let selector = json!({ "matchLabels": { label.0: label.1 } });
         json!({ "trustDomain": rotation::trust_domain(name), "injection": { "namespaceSelector": selector } })
     };
-    let told = Told::from_now(cx).await?;
+    let events = NewEvents::from_now(cx).await?;
     meshed::apply(cx, RIVAL, selecting(RIVAL)).await?;
-    loses(cx, &told, RIVAL, ns, MESH).await.context("a selector against a label")?;
+    loses(cx, &events, RIVAL, ns, MESH).await.context("a selector against a label")?;
     let mesh = meshed::ready(cx, MESH, SOON).await?;
     ensure!(!conflicts(&mesh).any(|_| true), "who keeps the namespace complains: {:?}", meshed::conditions(&mesh));
     injected(cx, ns, MESH).await.context("a pod of the namespace that two claim")?;
@@ -128,28 +128,28 @@ async fn two_claim_one(cx: &Context, ns: &str) -> Result<()> {
     let selected = cx.labelled_ns("e2e-bad-selected", BTreeMap::from([(label.0.into(), label.1.into())])).await?;
     let joins = || injected(cx, &selected, RIVAL);
     cx.eventually(SOON, "the namespace does not join the only Mesh that selects it", joins).await?;
-    let told = Told::from_now(cx).await?;
+    let events = NewEvents::from_now(cx).await?;
     meshed::delete(cx, NEWER).await?;
     meshed::apply(cx, NEWER, selecting(NEWER)).await?;
-    loses(cx, &told, NEWER, &selected, RIVAL).await.context("a selector against an older one")?;
+    loses(cx, &events, NEWER, &selected, RIVAL).await.context("a selector against an older one")?;
     injected(cx, &selected, RIVAL).await.context("a pod of the namespace that two select")?;
     cx.delete_ns(&selected).await?;
     meshed::delete(cx, NEWER).await
 }
 
 /// Waits until a Mesh says by condition and event that it does not have the namespace, who has it, and what to do.
-async fn loses(cx: &Context, told: &Told<'_>, loser: &str, ns: &str, winner: &str) -> Result<()> {
+async fn loses(cx: &Context, events: &NewEvents<'_>, loser: &str, ns: &str, winner: &str) -> Result<()> {
     let message = cx
         .eventually(SOON, &format!("Mesh {loser} does not say that it lost {ns}"), || async {
             let mesh = Api::<Mesh>::all(cx.client()).get(loser).await?;
-            let told = conflicts(&mesh).map(|c| c.message.clone()).find(|message| message.contains(ns));
-            told.with_context(|| format!("conditions: {:?}", meshed::conditions(&mesh)))
+            let said = conflicts(&mesh).map(|c| c.message.clone()).find(|message| message.contains(ns));
+            said.with_context(|| format!("conditions: {:?}", meshed::conditions(&mesh)))
         })
         .await?;
     for word in [winner, MESH_LABEL] {
         ensure!(message.contains(word), "the message of {loser} lacks {word:?}: {message}");
     }
-    told.event(loser, reasons::NAMESPACE_CONFLICT, &[ns, winner]).await
+    events.event(loser, reasons::NAMESPACE_CONFLICT, &[ns, winner]).await
 }
 
 /// Conditions that tell of a namespace which another Mesh claims too.
@@ -161,9 +161,9 @@ fn conflicts(mesh: &Mesh) -> impl Iterator<Item = &Condition> {
 /// Nothing starts half-meshed there: a pod is refused with the remedy, and an event says why.
 async fn unknown_mesh(cx: &Context) -> Result<()> {
     let unknown = "e2e-no-such-mesh";
-    let told = Told::from_now(cx).await?;
+    let events = NewEvents::from_now(cx).await?;
     let ns = cx.temp_ns("e2e-bad-unknown", Some(unknown)).await?;
-    told.event(&ns, reasons::UNKNOWN_MESH, &[unknown, "create it", MESH_LABEL]).await?;
+    events.event(&ns, reasons::UNKNOWN_MESH, &[unknown, "create it", MESH_LABEL]).await?;
     let pod = app::pod("early", json!({}), json!({ "serviceAccountName": "default" }));
     let Err(error) = cx.apply_yaml(&ns, &pod.to_string()).await else { bail!("a pod was admitted") };
     let message = format!("{error:#}");
@@ -184,7 +184,7 @@ async fn emptied_secret(cx: &Context) -> Result<f64> {
     let key = format!("{MESH}.json");
     let held = api.get("bowline-ca").await?.data.and_then(|data| data.get(&key).cloned());
     let held = held.with_context(|| format!("Secret bowline-ca has no key {key}"))?;
-    let (told, start) = (Told::from_now(cx).await?, Instant::now());
+    let (events, start) = (NewEvents::from_now(cx).await?, Instant::now());
     api.patch("bowline-ca", &PatchParams::default(), &Patch::Merge(json!({ "data": null }))).await?;
     cx.eventually(SOON, "the CA's state is not put back", || async {
         let data = api.get("bowline-ca").await?.data.unwrap_or_default();
@@ -196,7 +196,7 @@ async fn emptied_secret(cx: &Context) -> Result<f64> {
     let after = fingerprint(&meshed::ready(cx, MESH, SOON).await?).context("no root in the status")?;
     ensure!(before == after, "the repair made a new root: {before} became {after}");
     let words = [NAMESPACE, "bowline-ca", "put back", "keep others from writing"];
-    told.event(MESH, reasons::CA_STATE_RESTORED, &words).await?;
+    events.event(MESH, reasons::CA_STATE_RESTORED, &words).await?;
     Ok((seconds * 10.0).round() / 10.0)
 }
 
@@ -210,12 +210,12 @@ async fn edited_config_map(cx: &Context, ns: &str) -> Result<f64> {
         ensure!(data == wanted, "it holds the keys {:?}", data.map(|d| d.into_keys().collect::<Vec<_>>()));
         Ok(())
     };
-    let (told, start) = (Told::from_now(cx).await?, Instant::now());
+    let (events, start) = (NewEvents::from_now(cx).await?, Instant::now());
     let edit = json!({ "data": { TRUST_KEY_BUNDLE: "nonsense", TRUST_KEY_MESH: null, "more": "of it" } });
     api.patch(&name, &PatchParams::default(), &Patch::Merge(edit)).await?;
     cx.eventually(SOON, "the ConfigMap is not repaired", repaired).await?;
     let seconds = start.elapsed().as_secs_f64();
-    told.event(MESH, reasons::CONFIG_MAP_REPAIRED, &[ns, &name, "put back"]).await?;
+    events.event(MESH, reasons::CONFIG_MAP_REPAIRED, &[ns, &name, "put back"]).await?;
     api.delete(&name, &Default::default()).await?;
     cx.eventually(SOON, "the deleted ConfigMap does not come back", repaired).await?;
     authority::trust(cx, ns, MESH).await?;

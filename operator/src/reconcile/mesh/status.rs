@@ -131,7 +131,7 @@ fn degraded(facts: Facts<'_>) -> Draft {
             draft(types::DEGRADED, true, reasons::WEBHOOK_NOT_READY, message)
         }
         _ if !facts.observed.lost.is_empty() => {
-            draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflicts::told(facts.observed))
+            draft(types::DEGRADED, true, reasons::NAMESPACE_CONFLICT, conflicts::describe(facts.observed))
         }
         _ if rotation::risk(facts).is_some() => {
             draft(types::DEGRADED, true, reasons::TRUST_AT_RISK, rotation::risk(facts).unwrap_or_default())

@@ -14,11 +14,11 @@ use crate::{
 /// The namespaces that an older Mesh selects too: until somebody decides whose they are, the spec is not carried out.
 pub(super) fn with_older(observed: &Observed) -> Option<String> {
     let older = observed.lost.values().any(|lost| matches!(lost, NamespaceConflict::OlderMesh(_)));
-    older.then(|| told(observed))
+    older.then(|| describe(observed))
 }
 
 /// All of them, and what to do.
-pub(super) fn told(observed: &Observed) -> String {
+pub(super) fn describe(observed: &Observed) -> String {
     let mesh = observed.mesh.name_any();
     let (by_age, by_label): (BTreeMap<_, _>, BTreeMap<_, _>) =
         observed.lost.iter().partition(|(_, lost)| matches!(lost, NamespaceConflict::OlderMesh(_)));

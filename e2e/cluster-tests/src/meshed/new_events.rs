@@ -11,12 +11,12 @@ use super::shared::SOON;
 use crate::context::Context;
 
 /// Versions of the events that were there at a moment, by UID: one that is repeated gets another version.
-pub struct Told<'a> {
+pub struct NewEvents<'a> {
     cx: &'a Context,
     before: BTreeMap<String, String>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> NewEvents<'a> {
     /// From now on.
     ///
     /// # Errors
