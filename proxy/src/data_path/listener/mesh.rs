@@ -57,7 +57,7 @@ impl MeshListener {
             }
         };
         let Authenticated { stream, peer, standing, port, app } = authenticated;
-        let route = match self.routes.from_peer(local.ip(), port, &peer) {
+        let route = match self.routes.route_peer(local.ip(), port, &peer) {
             Ok(route) => route,
             Err(failure) => return self.reporter.refused(DIRECTION, &failure),
         };

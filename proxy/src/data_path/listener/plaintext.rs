@@ -31,7 +31,7 @@ impl PlaintextListener {
         if let Err(failure) = permission::plaintext_connection(policy.strict, to.port(), from) {
             return Box::pin(self.forwarder.refuse(DIRECTION, stream, BytesMut::new(), failure)).await;
         }
-        let to = match self.routes.from_plaintext(&policy, to) {
+        let to = match self.routes.route_plaintext(&policy, to) {
             Ok(to) => to,
             Err(failure) => {
                 self.forwarder.reporter.refused(DIRECTION, &failure);

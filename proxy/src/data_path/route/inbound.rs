@@ -40,7 +40,7 @@ impl InboundRoutes {
     ///
     /// # Errors
     /// When the peer may not go there.
-    pub(crate) fn from_peer(&self, local: IpAddr, port: u16, peer: &SpiffeId) -> Result<Route, Failure> {
+    pub(crate) fn route_peer(&self, local: IpAddr, port: u16, peer: &SpiffeId) -> Result<Route, Failure> {
         permission::peer_port(peer, port)?;
         let to = SocketAddr::new(local.to_canonical(), port);
         Ok(Route::Direct(self.application(to, peer.as_str())))
@@ -55,7 +55,7 @@ impl InboundRoutes {
     ///
     /// # Errors
     /// When nobody may go there.
-    pub(crate) fn from_plaintext(&self, policy: &InboundPolicy, to: SocketAddr) -> Result<ConnectionRoute, Failure> {
+    pub(crate) fn route_plaintext(&self, policy: &InboundPolicy, to: SocketAddr) -> Result<ConnectionRoute, Failure> {
         let port = to.port();
         permission::plaintext_port(port)?;
         Ok(ConnectionRoute {
